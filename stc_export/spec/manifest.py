@@ -1,0 +1,312 @@
+"""What a bundle says about itself: ``manifest.json``, schema ``stc.bundle/1``.
+
+The manifest is canonical (same content, same bytes) and strict when read. It never holds code, and every path in it is
+a plain relative path below the bundle. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from stc_export.spec import codec
+from stc_export.spec.dims import ModelDims
+from stc_export.spec.errors import BundleError
+from stc_export.spec.policy import Policy
+
+SCHEMA = "stc.bundle/1"
+MANIFEST_NAME = "manifest.json"
+#: A manifest of a 100-layer model is about 200 kB; anything above this is not ours.
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+
+Role = Literal["cacher_gate", "vit", "pruner", "llm"]
+DType = Literal["float32", "float16", "int64", "uint8"]
+Precision = Literal["fp32", "fp16"]
+HistoryKind = Literal["none", "window", "mean"]
+
+_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+#: Bytes of one element.
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int64": 8, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; a dimension is a number or one of the letters of :mod:`stc_export.spec.dims`."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """One ONNX file.
+
+    Attributes:
+        role: What it does.
+        variant: Which form of the role: a selection (``vit``), a pruning method (``pruner``), else ``default``.
+        file: Path of the ONNX file.
+        weights: Paths of the weight files that it refers to.
+        inputs: Declared inputs in order.
+        outputs: Declared outputs in order.
+    """
+
+    role: Role
+    variant: str
+    file: str
+    weights: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A tensor that the host reads itself: ``embed`` [vocab, D] and ``newline`` [1, D]."""
+
+    name: str
+    file: str
+    dtype: DType
+    shape: tuple[int, ...]
+    offset_bytes: int
+
+
+@dataclass(frozen=True)
+class PrunerEntry:
+    """What the host keeps for a pruning method.
+
+    Attributes:
+        method: Name of the method and variant of its graph.
+        history: ``none``; ``window``: the last W entries; ``mean``: the running mean of all entries.
+        history_width: Elements of one entry (0 without history).
+    """
+
+    method: str
+    history: HistoryKind
+    history_width: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the prompt: plain text, the id of a special token, or the place of the question.
+
+    Exactly one of the three is set. Text is tokenised as plain text, so that ``<|im_end|>`` in a question is only text.
+    """
+
+    text: str | None = None
+    token: int | None = None
+    question: bool = False
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """The checkpoint's chat template, taken apart at build time.
+
+    Attributes:
+        before_video: Kept at the start of the stream's memory (the sink).
+        after_video: Appended when a question is asked; contains the question once. The newline embedding that
+            transformers puts after a video comes before it.
+        next_turn: Appended after an answer that is to be remembered, before the next frame.
+        stop_tokens: Token ids that end an answer.
+    """
+
+    before_video: tuple[Piece, ...]
+    after_video: tuple[Piece, ...]
+    next_turn: tuple[Piece, ...]
+    stop_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """Host preprocessing: bicubic resize with antialiasing to a square; the graph normalises.
+
+    Attributes:
+        size: Side of the square in pixels.
+        resample: Filter, named as in Pillow.
+    """
+
+    size: int
+    resample: Literal["bicubic", "bilinear", "nearest", "lanczos"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Where the weights come from.
+
+    Attributes:
+        name: Directory name, hub id or ``demo``.
+        family: Family that split it.
+        architecture: Class name in the checkpoint's config.
+        trained: False when the weights are known to be random.
+        parameters: Number of parameters.
+    """
+
+    name: str
+    family: str
+    architecture: str
+    trained: bool
+    parameters: int
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How far one output of a graph is from its reference.
+
+    Attributes:
+        output: Name of the output.
+        max_abs: Largest absolute difference.
+        max_rel: Largest difference relative to the largest absolute value of the reference.
+        cosine: Cosine of the two tensors taken as vectors.
+        tolerance: Largest ``max_rel`` that passes.
+        passed: Whether it passes.
+    """
+
+    output: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class GraphParity:
+    """Parity of one case of one graph.
+
+    Attributes:
+        graph: Path of the graph.
+        case: What was fed, e.g. ``selective 25 %``.
+        reference: What it was compared with: ``transformers`` or ``module`` (the traced PyTorch module).
+        layers: Which layers ran, e.g. ``all 26`` or ``sample 0, 13, 25``.
+        outputs: One row per output.
+    """
+
+    graph: str
+    case: str
+    reference: Literal["transformers", "module"]
+    layers: str
+    outputs: tuple[OutputParity, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all outputs pass."""
+        return all(row.passed for row in self.outputs)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle with its size and SHA-256."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a runtime needs to know before it opens a graph."""
+
+    schema: str
+    writer: str
+    target: str
+    flavour: Literal["base"]
+    precision: Precision
+    model: ModelInfo
+    dims: ModelDims
+    preprocess: PreprocessSpec
+    prompt: PromptSpec
+    tokenizer: str
+    graphs: tuple[GraphEntry, ...]
+    tables: tuple[TableEntry, ...]
+    pruners: tuple[PrunerEntry, ...]
+    policy: Policy
+    parity: tuple[GraphParity, ...]
+    files: tuple[FileEntry, ...]
+
+    def graph(self, role: Role, variant: str = "default") -> GraphEntry:
+        """Return the graph of a role and variant.
+
+        Raises:
+            BundleError: The bundle has no such graph.
+        """
+        for entry in self.graphs:
+            if entry.role == role and entry.variant == variant:
+                return entry
+        variants = ", ".join(e.variant for e in self.graphs if e.role == role) or "none"
+        raise BundleError(
+            f'The bundle has no {role} graph "{variant}"; it has: {variants}.', "Choose one of these in the policy, or rebuild."
+        )
+
+    def table(self, name: str) -> TableEntry:
+        """Return a host table by name.
+
+        Raises:
+            BundleError: The bundle has no such table.
+        """
+        for entry in self.tables:
+            if entry.name == name:
+                return entry
+        raise BundleError(f'The bundle has no table "{name}".', "Build it again.")
+
+    def pruner(self, method: str) -> PrunerEntry:
+        """Return what the host must keep for a pruning method.
+
+        Raises:
+            BundleError: The bundle has no such method.
+        """
+        for entry in self.pruners:
+            if entry.method == method:
+                return entry
+        known = ", ".join(e.method for e in self.pruners)
+        raise BundleError(f'The bundle has no pruning method "{method}"; it has: {known}.', "Choose one of these in the policy.")
+
+
+def manifest_to_text(manifest: Manifest) -> str:
+    """Return the canonical text of ``manifest.json``."""
+    return codec.to_json(manifest)
+
+
+def manifest_from_text(text: str, source: str) -> Manifest:
+    """Read and check a manifest; ``source`` names the bundle in errors.
+
+    Raises:
+        BundleError: Not JSON, a newer schema, an unknown or missing key, a bad value, or a path that leaves the bundle.
+    """
+    _check_schema(text, source)
+    try:
+        manifest = codec.from_json(Manifest, text)
+    except (codec.DecodeError, ValueError) as error:
+        raise BundleError(f'The manifest of "{source}" cannot be used: {error}.', "Build the bundle again.") from error
+    _check_paths(manifest, source)
+    return manifest
+
+
+def _check_schema(text: str, source: str) -> None:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f'The manifest of "{source}" is not JSON ({error}).', "Build the bundle again.") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema == SCHEMA:
+        return
+    if isinstance(schema, str) and schema.startswith("stc.bundle/"):
+        raise BundleError(
+            f'"{source}" has schema "{schema[:40]}", this version reads "{SCHEMA}".', "Update stc-export, or build the bundle again."
+        )
+    raise BundleError(f'"{source}" is not a bundle: its manifest has no schema "{SCHEMA}".', "Build one with stc-export build.")
+
+
+def _check_paths(manifest: Manifest, source: str) -> None:
+    listed = [f.path for f in manifest.files]
+    for path in listed:
+        if not _PATH.fullmatch(path) or path == MANIFEST_NAME:
+            raise BundleError(f'"{source}" lists the path "{path[:80]}", which is not a plain path inside a bundle.', "Build it again.")
+    if len(set(listed)) != len(listed):
+        raise BundleError(f'"{source}" lists a file twice.', "Build it again.")
+    used = [g.file for g in manifest.graphs] + [w for g in manifest.graphs for w in g.weights]
+    used += [t.file for t in manifest.tables] + [manifest.tokenizer]
+    for path in used:
+        if path not in set(listed):
+            raise BundleError(f'"{source}" uses "{path[:80]}" but does not list it.', "Build it again.")

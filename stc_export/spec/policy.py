@@ -1,0 +1,187 @@
+"""The settings of gate, cacher, pruner and KV memory for one stream.
+
+A policy is data. It is read from JSON (all keys optional, unknown keys refused) and never changes while a stream runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, get_args
+
+from stc_export.spec import codec
+from stc_export.spec.errors import PolicyError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+GateMode = Literal["off", "paper", "adaptive"]
+Selection = Literal["gate", "per_layer", "shared"]
+CacheUpdate = Literal["reference", "rolling"]
+Positions = Literal["contiguous", "original"]
+
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """Which frames are encoded fully, selectively or not at all.
+
+    Attributes:
+        mode: ``off`` encodes every frame fully. ``paper`` encodes every ``cacher.interval``-th frame fully and the
+            others selectively with ``cacher.update_ratio``. ``adaptive`` counts the tokens that changed.
+        tau: A token has changed when its patch embedding's cosine with the reference is below this. In (0, 1].
+        cut: A frame with a larger share of changed tokens is encoded fully: a scene cut. In [0, 1].
+        floor: A selective frame recomputes at least this share of its tokens. In [0, 1].
+        max_interval: At least one of so many consecutive frames is encoded fully. At least 1.
+    """
+
+    mode: GateMode = "adaptive"
+    tau: float = 0.95
+    cut: float = 0.4
+    floor: float = 0.1
+    max_interval: int = 8
+
+
+@dataclass(frozen=True)
+class CacherPolicy:
+    """How a selective frame is encoded.
+
+    Attributes:
+        selection: Who names the R recomputed tokens: ``gate`` (once, from the patch embeddings), ``shared`` (keys of
+            the first layer) or ``per_layer`` (keys of each layer, as published).
+        update: ``reference``: only full frames write the feature cache, as published. ``rolling``: recomputed tokens
+            overwrite theirs.
+        interval: For gate mode ``paper``: one of so many frames is full (N of the paper). At least 1.
+        update_ratio: For gate mode ``paper``: R / T of selective frames. In (0, 1].
+    """
+
+    selection: Selection = "gate"
+    update: CacheUpdate = "rolling"
+    interval: int = 4
+    update_ratio: float = 0.25
+
+
+@dataclass(frozen=True)
+class PrunerPolicy:
+    """Which visual tokens of a frame reach the LLM.
+
+    Attributes:
+        method: A pruner graph of the bundle: ``none``, ``stc_gaussian``, ``stc_dual_anchor``, ...
+        keep: K / M, the share of a frame's visual tokens that is kept. In (0, 1].
+        alpha: Weight of the temporal against the spatial anchor (``stc_dual_anchor``). In [0, 1].
+        history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor``). At least 1.
+    """
+
+    method: str = "stc_dual_anchor"
+    keep: float = 0.3
+    alpha: float = 0.5
+    history: int = 16
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """What the LLM remembers of an endless stream.
+
+    Attributes:
+        kv_tokens: Tokens that the stream's memory may hold: system prompt and visual tokens. ``None``: what the
+            model's context leaves beside ``answer_tokens``, at most 8,192.
+        answer_tokens: Room for one question with its answer, on top of ``kv_tokens``. At least 16.
+        positions: ``contiguous`` numbers kept tokens without gaps; ``original`` leaves the gaps of pruned ones.
+    """
+
+    kv_tokens: int | None = None
+    answer_tokens: int = 512
+    positions: Positions = "contiguous"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All settings of one stream. ``Policy()`` is the default; see :func:`named_policies` for the others."""
+
+    gate: GatePolicy = field(default_factory=GatePolicy)
+    cacher: CacherPolicy = field(default_factory=CacherPolicy)
+    pruner: PrunerPolicy = field(default_factory=PrunerPolicy)
+    memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            PolicyError: A value outside its range.
+        """
+        _check_share("gate.tau", self.gate.tau, low_open=True)
+        _check_share("gate.cut", self.gate.cut)
+        _check_share("gate.floor", self.gate.floor)
+        _check_share("cacher.update_ratio", self.cacher.update_ratio, low_open=True)
+        _check_share("pruner.keep", self.pruner.keep, low_open=True)
+        _check_share("pruner.alpha", self.pruner.alpha)
+        _check_least("gate.max_interval", self.gate.max_interval, 1)
+        _check_least("cacher.interval", self.cacher.interval, 1)
+        _check_least("pruner.history", self.pruner.history, 1)
+        _check_least("memory.answer_tokens", self.memory.answer_tokens, 16)
+        if self.memory.kv_tokens is not None:
+            _check_least("memory.kv_tokens", self.memory.kv_tokens, 1)
+
+
+def named_policies() -> Mapping[str, Policy]:
+    """Return the policies that ``--policy`` knows by name.
+
+    ``paper`` is the published operating point of cacher and pruner together (N = 2, 25 % recomputed, 30 % kept;
+    STC paper, section 4) with the published selection and cache update; ``off`` compresses nothing.
+    """
+    return {
+        "adaptive": Policy(),
+        "paper": Policy(
+            gate=GatePolicy(mode="paper"),
+            cacher=CacherPolicy(selection="per_layer", update="reference", interval=2, update_ratio=0.25),
+        ),
+        "off": Policy(gate=GatePolicy(mode="off"), pruner=PrunerPolicy(method="none", keep=1.0)),
+    }
+
+
+def policy_from_text(text: str, source: str) -> Policy:
+    """Read a policy from JSON text; ``source`` names it in errors.
+
+    Raises:
+        PolicyError: Not JSON, unknown key, wrong type or value out of range.
+    """
+    try:
+        return codec.from_json(Policy, text)
+    except codec.DecodeError as error:
+        raise PolicyError(
+            f'Policy "{source}" cannot be used: {error}.', "Correct the file; every key and its range is in docs/policy.md."
+        ) from error
+
+
+def policy_from_argument(argument: str, path: Path) -> Policy:
+    """Resolve the value of ``--policy``: a known name, or a JSON file.
+
+    Args:
+        argument: What the user typed.
+        path: The same as a path.
+
+    Raises:
+        PolicyError: Neither a name nor a readable file, or a bad file.
+    """
+    known = named_policies()
+    if argument in known:
+        return known[argument]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(
+            f'Policy "{argument}" is neither a named policy nor a readable file.', nearest(argument, known)
+        ) from error
+    return policy_from_text(text, argument)
+
+
+def _check_share(name: str, value: float, *, low_open: bool = False) -> None:
+    if not 0.0 <= value <= 1.0 or (low_open and value == 0.0):
+        bounds = "above 0 and at most 1" if low_open else "from 0 to 1"
+        raise PolicyError(f"{name} is {value:g}, expected a number {bounds}.", f"Set {name} inside that range.")
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise PolicyError(f"{name} is {value}, expected at least {least}.", f"Raise {name}.")

@@ -1,0 +1,69 @@
+"""What the runtime reports: one record per frame, per piece of an answer, and per answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CacherMode = Literal["full", "selective", "skip"]
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """What one pushed frame did.
+
+    Attributes:
+        time_s: Its timestamp in seconds.
+        mode: How it was encoded.
+        recomputed: R, ViT tokens that were recomputed (T for full, 0 for skip).
+        visual_tokens: M, visual tokens before pruning.
+        kept_tokens: K, visual tokens that the LLM got (0 for skip).
+        evicted_frames: Frames that left the memory to make room.
+        gate_ms: Time of resize, gate and decision.
+        vit_ms: Time of the vision transformer (0 for skip).
+        pruner_ms: Time of projector and pruner (0 for skip).
+        prefill_ms: Time of the LLM over the kept tokens (0 for skip).
+    """
+
+    time_s: float
+    mode: CacherMode
+    recomputed: int
+    visual_tokens: int
+    kept_tokens: int
+    evicted_frames: int
+    gate_ms: float
+    vit_ms: float
+    pruner_ms: float
+    prefill_ms: float
+
+
+@dataclass(frozen=True)
+class AnswerPiece:
+    """A piece of an answer as it is produced.
+
+    Attributes:
+        text: Text that this token completes; may be empty while a character is incomplete.
+        token: Token id.
+        elapsed_ms: Time since the question was asked; for the first piece, the time to first token.
+        step_ms: Time of the LLM step that produced it.
+    """
+
+    text: str
+    token: int
+    elapsed_ms: float
+    step_ms: float
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that a session holds, all of them reserved when it starts.
+
+    Attributes:
+        feature_cache: Feature cache of the ViT with its output buffers.
+        kv: KV memory.
+        history: History of the pruner.
+    """
+
+    feature_cache: int
+    kv: int
+    history: int
