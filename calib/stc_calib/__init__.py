@@ -1,0 +1,1 @@
+"""Calibration data, quantisation and policy tuning; runs on the export machine."""

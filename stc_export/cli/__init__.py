@@ -1,0 +1,1 @@
+"""The command line: arguments in, a request to the pipeline, a rendered result out."""

@@ -1,0 +1,1 @@
+"""The demo model: its sizes, tokenizer, weights and checkpoint."""

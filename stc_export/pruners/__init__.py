@@ -1,0 +1,86 @@
+"""The pruning methods. A new one is a file with a module, and a row of :data:`PRUNERS`.
+
+A module has no parameters and is called after projector and pooling as ``module(tokens, *inputs)``: ``tokens`` [M, D]
+come from the same graph, ``inputs`` are the graph inputs that its row names, in that order. It scores in float32 and
+returns tokens in the type that it got. State stays with the host: history goes in, one entry comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from stc_export.pruners.none import KeepAll
+from stc_export.pruners.stc_dual_anchor import StcDualAnchor
+from stc_export.pruners.stc_gaussian import StcGaussian, selected_channels
+from stc_export.spec.dims import ModelDims
+from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.manifest import HistoryKind
+
+PrunerInput = Literal["history", "history_weights", "alpha", "carrier"]
+PrunerOutput = Literal["visual_tokens", "kept_indices", "history_entry"]
+
+
+@dataclass(frozen=True)
+class PrunerMethod:
+    """One pruning method.
+
+    Attributes:
+        name: Name in policies and manifests, and variant of its graph.
+        factory: Makes the module for a model.
+        history: What the host keeps: see :class:`stc_export.spec.manifest.PrunerEntry`.
+        history_width: E, elements of one history entry, for token width D; 0 without history.
+        inputs: Graph inputs in the order of ``forward`` after ``tokens``: ``history`` float32 [W, E],
+            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``carrier`` int64 [K].
+        outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
+    """
+
+    name: str
+    factory: Callable[[ModelDims], torch.nn.Module]
+    history: HistoryKind
+    history_width: Callable[[int], int]
+    inputs: tuple[PrunerInput, ...]
+    outputs: tuple[PrunerOutput, ...]
+
+
+PRUNERS: tuple[PrunerMethod, ...] = (
+    PrunerMethod(
+        name="none",
+        factory=lambda _dims: KeepAll(),
+        history="none",
+        history_width=lambda _width: 0,
+        inputs=(),
+        outputs=("visual_tokens", "kept_indices"),
+    ),
+    PrunerMethod(
+        name="stc_gaussian",
+        factory=lambda dims: StcGaussian(dims.text.width),
+        history="mean",
+        history_width=selected_channels,
+        inputs=("history", "history_weights", "carrier"),
+        outputs=("visual_tokens", "kept_indices", "history_entry"),
+    ),
+    PrunerMethod(
+        name="stc_dual_anchor",
+        factory=lambda _dims: StcDualAnchor(),
+        history="window",
+        history_width=lambda width: width,
+        inputs=("history", "history_weights", "alpha", "carrier"),
+        outputs=("visual_tokens", "kept_indices", "history_entry"),
+    ),
+)
+
+
+def pruner_method(name: str) -> PrunerMethod:
+    """Return a pruning method by name.
+
+    Raises:
+        UnsupportedError: There is no such method.
+    """
+    for method in PRUNERS:
+        if method.name == name:
+            return method
+    raise UnsupportedError(f'There is no pruning method "{name}".', nearest(name, [m.name for m in PRUNERS]))

@@ -1,0 +1,1 @@
+"""What both sides share: sizes, manifest, policy, errors, progress. Standard library only."""

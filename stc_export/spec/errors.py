@@ -104,7 +104,7 @@ class ResourceError(StcError, MemoryError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return a phrase that lists the choices, nearest match first: ``did you mean "a"? Known: a, b.``"""
+    """Return a phrase that lists the choices, nearest match first: ``Did you mean "a"? Known: a, b.``."""
     known = list(choices)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'Did you mean "{close[0]}"? ' if close else ""

@@ -236,7 +236,8 @@ class Manifest:
                 return entry
         variants = ", ".join(e.variant for e in self.graphs if e.role == role) or "none"
         raise BundleError(
-            f'The bundle has no {role} graph "{variant}"; it has: {variants}.', "Choose one of these in the policy, or rebuild."
+            f'The bundle has no {role} graph "{variant}"; it has: {variants}.',
+            "Choose one of these in the policy, or rebuild.",
         )
 
     def table(self, name: str) -> TableEntry:
@@ -260,7 +261,9 @@ class Manifest:
             if entry.method == method:
                 return entry
         known = ", ".join(e.method for e in self.pruners)
-        raise BundleError(f'The bundle has no pruning method "{method}"; it has: {known}.', "Choose one of these in the policy.")
+        raise BundleError(
+            f'The bundle has no pruning method "{method}"; it has: {known}.', "Choose one of these in the policy."
+        )
 
 
 def manifest_to_text(manifest: Manifest) -> str:
@@ -293,16 +296,22 @@ def _check_schema(text: str, source: str) -> None:
         return
     if isinstance(schema, str) and schema.startswith("stc.bundle/"):
         raise BundleError(
-            f'"{source}" has schema "{schema[:40]}", this version reads "{SCHEMA}".', "Update stc-export, or build the bundle again."
+            f'"{source}" has schema "{schema[:40]}", this version reads "{SCHEMA}".',
+            "Update stc-export, or build the bundle again.",
         )
-    raise BundleError(f'"{source}" is not a bundle: its manifest has no schema "{SCHEMA}".', "Build one with stc-export build.")
+    raise BundleError(
+        f'"{source}" is not a bundle: its manifest has no schema "{SCHEMA}".', "Build one with stc-export build."
+    )
 
 
 def _check_paths(manifest: Manifest, source: str) -> None:
     listed = [f.path for f in manifest.files]
     for path in listed:
         if not _PATH.fullmatch(path) or path == MANIFEST_NAME:
-            raise BundleError(f'"{source}" lists the path "{path[:80]}", which is not a plain path inside a bundle.', "Build it again.")
+            raise BundleError(
+                f'"{source}" lists the path "{path[:80]}", which is not a plain path inside a bundle.',
+                "Build it again.",
+            )
     if len(set(listed)) != len(listed):
         raise BundleError(f'"{source}" lists a file twice.', "Build it again.")
     used = [g.file for g in manifest.graphs] + [w for g in manifest.graphs for w in g.weights]

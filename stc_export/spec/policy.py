@@ -150,7 +150,8 @@ def policy_from_text(text: str, source: str) -> Policy:
         return codec.from_json(Policy, text)
     except codec.DecodeError as error:
         raise PolicyError(
-            f'Policy "{source}" cannot be used: {error}.', "Correct the file; every key and its range is in docs/policy.md."
+            f'Policy "{source}" cannot be used: {error}.',
+            "Correct the file; every key and its range is in docs/policy.md.",
         ) from error
 
 

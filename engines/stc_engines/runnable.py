@@ -1,0 +1,86 @@
+"""Whether this machine can run a target, and what is missing if not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stc_engines.detect import read_cuda_driver
+from stc_export.spec.errors import DeviceError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from stc_engines.table import BackendKind, Target
+
+#: Providers of ONNX Runtime that work only with an NVIDIA driver and device.
+_NEEDS_CUDA = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this machine has to run graphs with.
+
+    Attributes:
+        ort_version: Version of ONNX Runtime; ``None`` if it cannot be imported.
+        ort_providers: Execution providers of the installed ONNX Runtime.
+        cuda_driver: CUDA version of the driver; ``None`` without driver or device.
+    """
+
+    ort_version: str | None
+    ort_providers: tuple[str, ...]
+    cuda_driver: str | None
+
+
+def read_host() -> Host:
+    """Look at the installed ONNX Runtime and the NVIDIA driver."""
+    driver = read_cuda_driver()
+    try:
+        import onnxruntime
+    except ImportError:
+        return Host(None, (), driver)
+    return Host(str(onnxruntime.__version__), tuple(onnxruntime.get_available_providers()), driver)
+
+
+def check_runnable(target: Target, host: Host | None = None) -> None:
+    """Check that this machine can run bundles of a target.
+
+    Args:
+        target: The target.
+        host: What the machine has; ``None``: look.
+
+    Raises:
+        MissingDependencyError: A package is missing; the fix is the command that installs it.
+        DeviceError: A device, driver or backend is missing.
+    """
+    _CHECKS[target.backend.kind](target, host or read_host())
+
+
+def _check_ort(target: Target, host: Host) -> None:
+    install = f'pip install "stc-export[{target.backend.extra}]"'
+    if host.ort_version is None:
+        raise MissingDependencyError(
+            f'Target "{target.name}" runs on ONNX Runtime, which is not installed.', f"Run {install}."
+        )
+    missing = [name for name in target.backend.providers if name not in host.ort_providers]
+    if missing:
+        # The packages share one module name: the second one to be installed overwrites the first.
+        raise MissingDependencyError(
+            f'Target "{target.name}" needs {missing[0]}, which the installed ONNX Runtime {host.ort_version} lacks.',
+            f"Run pip uninstall --yes onnxruntime, then {install}.",
+        )
+    if host.cuda_driver is None and _NEEDS_CUDA.intersection(target.backend.providers):
+        raise DeviceError(
+            f'Target "{target.name}" needs an NVIDIA GPU with its driver, and this machine shows none.',
+            "Install the NVIDIA driver (nvidia-smi must list the GPU), or use --target cpu.",
+        )
+
+
+def _check_trt(target: Target, _host: Host) -> None:
+    raise DeviceError(
+        f'Target "{target.name}" runs on TensorRT, and this version of stc-export cannot run TensorRT engines yet.',
+        "Its bundle is portable and can wait for a later version; to run the model today, build it with --target cpu.",
+    )
+
+
+_CHECKS: Mapping[BackendKind, Callable[[Target, Host], None]] = {"ort": _check_ort, "trt": _check_trt}

@@ -1,0 +1,238 @@
+"""Keys and values of everything that the LLM remembers, in memory reserved once.
+
+The LLM graph reads the past as contiguous arrays [1, Hkv, P, d], where P is a *bucket*: a few sizes from 64 up to the
+capacity, so that a backend sees few shapes. A bias of -65504 hides slots that hold nothing. A slice of an array
+[Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
+in place, when the bucket grows. So no step copies the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stc_export.spec.errors import ParityError, ResourceError
+from stc_runtime.memory.rotary import shift_keys
+
+if TYPE_CHECKING:
+    from stc_runtime.memory.planner import AdmitPlan
+
+Array = NDArray[np.floating[Any]]
+
+#: Smallest bucket, and the multiple that all others but the capacity are rounded up to.
+BUCKET_STEP = 64
+#: Added to the score of a hidden slot: the lowest float16, so that it is exact in every precision.
+HIDDEN = -65504.0
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """Sizes of the cache.
+
+    Attributes:
+        layers: L.
+        kv_heads: Hkv, key and value heads.
+        head_dim: d.
+        capacity: Slots.
+        sink_capacity: Most tokens of the sink.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    capacity: int
+    sink_capacity: int
+
+
+def bucket_for(slots: int, capacity: int) -> int:
+    """Return the smallest bucket with at least ``slots`` slots: 64, then each 1.25 times the one before, rounded up."""
+    bucket = BUCKET_STEP
+    while bucket < slots:
+        bucket = -(-bucket * 5 // (4 * BUCKET_STEP)) * BUCKET_STEP
+    return min(bucket, capacity)
+
+
+class KVMemory:
+    """The KV cache of one stream.
+
+    Every number in it is finite, used or not: hidden slots are multiplied by a weight of 0, which would not remove a
+    NaN. Slots and positions are the business of :mod:`stc_runtime.memory.planner`.
+    """
+
+    def __init__(self, shape: KVShape, dtype: DTypeLike, theta: float) -> None:
+        """Reserve and touch all memory, so that it is resident from now on.
+
+        Args:
+            shape: Sizes.
+            dtype: Type of keys, values and bias: float32 or float16.
+            theta: Base of the rotary embedding.
+        """
+        self._shape = shape
+        self._theta = theta
+        elements = shape.kv_heads * shape.capacity * shape.head_dim
+        self._keys = [_touched(elements, dtype, 0.0) for _ in range(shape.layers)]
+        self._values = [_touched(elements, dtype, 0.0) for _ in range(shape.layers)]
+        self._bias = _touched(shape.capacity, dtype, HIDDEN)
+        # Keys of the sink as first computed. Each move starts from them, so rounding never adds up.
+        masters = (shape.layers, shape.kv_heads, shape.sink_capacity, shape.head_dim)
+        self._masters = np.full(masters, 0.0, np.float32)
+        self._sink = 0
+        self._origin = 0
+        self._used = 0
+        self._bucket = bucket_for(0, shape.capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved, the same for life."""
+        buffers = [*self._keys, *self._values, self._bias, self._masters]
+        return sum(buffer.nbytes for buffer in buffers)
+
+    @property
+    def bucket(self) -> int:
+        """P, slots that the graph sees."""
+        return self._bucket
+
+    @property
+    def used(self) -> int:
+        """Slots that the graph attends to, from slot 0."""
+        return self._used
+
+    @used.setter
+    def used(self, slots: int) -> None:
+        if not 0 <= slots <= self._bucket:
+            raise ValueError(f"{slots} used slots in a bucket of {self._bucket}")
+        self._bias[:slots] = 0.0
+        self._bias[slots:] = HIDDEN
+        self._used = slots
+
+    def past(self, layer: int) -> tuple[Array, Array]:
+        """Return keys and values of a layer, each contiguous [1, Hkv, P, d]: views, valid until the bucket changes."""
+        return self._view(self._keys[layer]), self._view(self._values[layer])
+
+    def bias(self) -> Array:
+        """Return the additive mask [1, P]: 0 for used slots, -65504 for others. A view that changes with ``used``."""
+        return self._bias[: self._bucket].reshape(1, -1)
+
+    def ensure(self, slots: int) -> None:
+        """Grow the bucket until it has ``slots`` slots; what is in the slots stays.
+
+        Raises:
+            ResourceError: More slots than the capacity.
+        """
+        if slots > self._shape.capacity:
+            raise ResourceError(
+                f"The KV memory has {self._shape.capacity} slots, {slots} are needed.",
+                "Raise memory.kv_tokens or memory.answer_tokens in the policy.",
+            )
+        if slots <= self._bucket:
+            return
+        grown = bucket_for(slots, self._shape.capacity)
+        for buffer in (*self._keys, *self._values):
+            self._lay_out(buffer, grown)
+        self._bucket = grown
+
+    def write(self, layer: int, slot: int, new_keys: Array, new_values: Array) -> None:
+        """Store new tokens of a layer from ``slot`` on; they stay hidden until ``used`` covers them.
+
+        Args:
+            layer: Index of the layer.
+            slot: First slot.
+            new_keys: Rotated keys [1, Hkv, S, d] in the dtype of the memory.
+            new_values: Values [1, Hkv, S, d].
+
+        Raises:
+            ParityError: A number is not finite.
+            ValueError: Tokens that leave the bucket.
+        """
+        end = slot + new_keys.shape[2]
+        if not 0 <= slot <= end <= self._bucket:
+            raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
+        if not (np.isfinite(new_keys).all() and np.isfinite(new_values).all()):
+            raise ParityError(
+                f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
+                "Build the bundle with --precision fp32.",
+            )
+        keys, values = self.past(layer)
+        keys[:, :, slot:end] = new_keys
+        values[:, :, slot:end] = new_values
+
+    def set_sink(self, tokens: int) -> None:
+        """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
+
+        Raises:
+            ValueError: More tokens than reserved.
+        """
+        if not 0 <= tokens <= self._shape.sink_capacity:
+            raise ValueError(f"a sink of {tokens} tokens, {self._shape.sink_capacity} reserved")
+        for layer in range(self._shape.layers):
+            self._masters[layer, :, :tokens] = self.past(layer)[0][0, :, :tokens]
+        self._sink = tokens
+        self._origin = 0
+
+    def apply(self, plan: AdmitPlan) -> None:
+        """Carry out a plan up to the writing of the new tokens, which have a slot then."""
+        self.evict(plan.sink, plan.evicted_slots, self._used)
+        if plan.rebase_by:
+            self.rebase(plan.rebase_by, self._used)
+        else:
+            self.move_sink(plan.origin)
+        self.ensure(plan.slot + plan.tokens)
+
+    def evict(self, sink: int, count: int, used: int) -> None:
+        """Drop slots ``[sink, sink + count)`` and move those behind them, up to ``used``, down in place."""
+        if count == 0:
+            return
+        width = self._shape.head_dim
+        for buffer in (*self._keys, *self._values):
+            for head in range(self._shape.kv_heads):
+                first = (head * self._bucket + sink) * width
+                _move(buffer, first, first + count * width, (used - count - sink) * width)
+        self.used = used - count
+
+    def move_sink(self, origin: int) -> None:
+        """Give the sink the positions from ``origin`` on."""
+        if origin == self._origin:
+            return
+        for layer in range(self._shape.layers):
+            self.past(layer)[0][0, :, : self._sink] = shift_keys(
+                self._masters[layer, :, : self._sink], origin, self._theta
+            )
+        self._origin = origin
+
+    def rebase(self, delta: int, used: int) -> None:
+        """Subtract ``delta`` from the position of every token up to ``used`` behind the sink; the sink returns to 0."""
+        for layer in range(self._shape.layers):
+            for keys in self.past(layer)[0][0]:  # one head at a time keeps the working copy small
+                keys[self._sink : used] = shift_keys(keys[self._sink : used], -delta, self._theta)
+        self.move_sink(0)
+
+    def reset(self) -> None:
+        """Forget everything: no used slots, no sink, the first bucket."""
+        self._bucket = bucket_for(0, self._shape.capacity)
+        self._sink = 0
+        self._origin = 0
+        self.used = 0
+
+    def _view(self, buffer: Array) -> Array:
+        shape = self._shape
+        elements = shape.kv_heads * self._bucket * shape.head_dim
+        return buffer[:elements].reshape(1, shape.kv_heads, self._bucket, shape.head_dim)
+
+    def _lay_out(self, buffer: Array, bucket: int) -> None:
+        """Spread the heads over a larger bucket, last head first so that none is overwritten before it has moved."""
+        width = self._shape.head_dim
+        for head in reversed(range(1, self._shape.kv_heads)):
+            _move(buffer, head * bucket * width, head * self._bucket * width, self._bucket * width)
+
+
+def _touched(elements: int, dtype: DTypeLike, value: float) -> Array:
+    """Allocate and write every element: zeros alone may be pages that do not exist yet."""
+    return np.full(elements, value, dtype)
+
+
+def _move(buffer: Array, to: int, start: int, length: int) -> None:
+    """Move a run of elements within a flat buffer; in one dimension numpy needs no copy aside for overlapping runs."""
+    buffer[to : to + length] = buffer[start : start + length]

@@ -1,0 +1,125 @@
+"""``stc-export build``."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from stc_export.cli.options import JsonFlag, PolicyOption, read_policy
+from stc_export.cli.output import emit, reserved_stdout
+from stc_export.cli.progress import make_progress
+from stc_export.cli.text import bytes_text, facts, table
+from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult
+from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.manifest import GraphParity, Precision
+from stc_export.spec.policy import Policy
+
+EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
+
+
+def build(  # noqa: PLR0913 - one parameter per flag
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint directory, hub id, or demo.")],
+    *,
+    target: Annotated[str, typer.Option("--target", metavar="NAME", help="See stc-export targets.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Bundle to write: MODEL.stc here.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="fp32|fp16", help="The target's default if not given.")
+    ] = None,
+    policy: PolicyOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Split a checkpoint into ONNX graphs and write a portable bundle."""
+    with reserved_stdout(as_json=as_json):
+        from stc_engines import find_target
+
+        progress = make_progress()
+        found = find_target(target)
+        progress.note(f"target: {found.name} ({found.title})")
+        request = BuildRequest(
+            model=model,
+            target=found.name,
+            out=out,
+            precision=_precision(precision),
+            policy=read_policy(policy) or Policy(),
+            overwrite=overwrite,
+        )
+        from stc_export.pipeline.build import plan_build, run_build
+
+        result = plan_build(request) if dry_run else run_build(request, progress)
+    emit(result, plan_text(result) if isinstance(result, BuildPlan) else result_text(result), as_json=as_json)
+
+
+def _precision(name: str | None) -> str | None:
+    known = get_args(Precision)
+    if name is None or name in known:
+        return name
+    raise UnsupportedError(f'This version cannot build with precision "{name}".', nearest(name, known))
+
+
+def plan_text(plan: BuildPlan) -> str:
+    """Return a plan for people."""
+    size = plan.size
+    graphs = [(g.role, g.variant, bytes_text(g.weights_bytes)) for g in plan.graphs]
+    return "\n\n".join(
+        (
+            facts(
+                [
+                    ("model", f"{plan.model} ({plan.family}, {plan.parameters:,} parameters)"),
+                    ("target", f"{plan.target}, {plan.precision}, {plan.flavour} graphs"),
+                    ("bundle", str(plan.out)),
+                ]
+            ),
+            table(("graph", "variant", "weights"), graphs, right=(2,)),
+            facts(
+                [
+                    ("on disk", bytes_text(size.disk_bytes)),
+                    ("one session", f"about {bytes_text(size.session_bytes)}"),
+                    ("  weights", bytes_text(size.weights_bytes)),
+                    ("  feature cache", bytes_text(size.feature_cache_bytes)),
+                    ("  KV memory", bytes_text(size.kv_bytes)),
+                    ("  activations", f"about {bytes_text(size.activations_bytes)}"),
+                ]
+            ),
+            "Nothing was written (--dry-run).",
+        )
+    )
+
+
+def result_text(result: BuildResult) -> str:
+    """Return a finished build for people: times, parity, sizes, and the next command."""
+    manifest = result.manifest
+    parts = [table(("stage", "time"), [(s.name, f"{s.seconds:.1f} s") for s in result.stages], right=(1,))]
+    if manifest.parity:
+        parts.append(_parity_table(manifest.parity))
+    graphs = sum(f.size_bytes for f in manifest.files if f.path in {g.file for g in manifest.graphs})
+    weights = sum(f.size_bytes for f in manifest.files if f.path in {w for g in manifest.graphs for w in g.weights})
+    total = sum(f.size_bytes for f in manifest.files)
+    parts.append(
+        facts(
+            [
+                ("bundle", f"{result.bundle} ({manifest.precision}, {len(manifest.graphs)} graphs)"),
+                ("graphs", bytes_text(graphs)),
+                ("weights", bytes_text(weights)),
+                ("total", bytes_text(total)),
+            ]
+        )
+    )
+    if not manifest.model.trained:
+        parts.append("The weights of this model are random: answers mean nothing.")
+    bundle = shlex.quote(str(result.bundle))
+    parts.append(f'next: stc-export run {bundle} VIDEO --ask "What happens in the video?"')
+    return "\n\n".join(parts)
+
+
+def _parity_table(parity: tuple[GraphParity, ...]) -> str:
+    rows = []
+    for case in parity:
+        worst = max(case.outputs, key=lambda row: row.max_rel / row.tolerance if row.tolerance else row.max_rel)
+        verdict = "ok" if case.passed else "FAILED"
+        numbers = (worst.output, f"{worst.max_rel:.1e}", f"{worst.tolerance:.0e}", f"{worst.cosine:.6f}")
+        rows.append((case.graph, case.case, case.reference, case.layers, *numbers, verdict))
+    header = ("graph", "case", "against", "layers", "worst output", "max rel", "allowed", "cosine", "parity")
+    return table(header, rows, right=(5, 6, 7))

@@ -1,0 +1,76 @@
+"""``stc-export inspect``."""
+
+import typer
+
+from stc_export.cli.options import BundleArgument, JsonFlag
+from stc_export.cli.output import emit, reserved_stdout
+from stc_export.cli.progress import make_progress
+from stc_export.cli.text import bytes_text, facts, one_line, table
+from stc_export.pipeline.types import InspectResult
+from stc_export.spec.manifest import TensorSpec
+
+EXAMPLE = "stc-export inspect demo.stc"
+
+
+def inspect(bundle: BundleArgument, *, as_json: JsonFlag = False) -> None:
+    """Show what a bundle holds, and check its files."""
+    with reserved_stdout(as_json=as_json):
+        from stc_export.pipeline.inspect import inspect as inspect_bundle
+
+        result = inspect_bundle(bundle, make_progress())
+    emit(result, result_text(result), as_json=as_json)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def result_text(result: InspectResult) -> str:
+    """Return a bundle for people: model, graphs with interfaces, shared weights, and what is wrong with its files."""
+    parts = [_facts(result), _graphs(result), _weights(result), _files(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _facts(result: InspectResult) -> str:
+    manifest = result.manifest
+    model, vision, text = manifest.model, manifest.dims.vision, manifest.dims.text
+    trained = "" if model.trained else ", random weights: answers mean nothing"
+    return facts(
+        [
+            ("bundle", f"{result.bundle} ({manifest.schema}, written by {one_line(manifest.writer)})"),
+            ("model", f"{one_line(model.name)} ({model.family}, {model.parameters:,} parameters{trained})"),
+            ("target", f"{one_line(manifest.target)}, {manifest.precision}, {manifest.flavour} graphs"),
+            ("vision", f"{vision.layers} layers, T = {vision.tokens}, C = {vision.width}, M = {vision.visual_tokens}"),
+            ("text", f"{text.layers} layers, D = {text.width}, vocabulary {text.vocab:,}, context {text.context:,}"),
+            ("pruners", ", ".join(one_line(pruner.method) for pruner in manifest.pruners) or "none"),
+            ("size", f"{bytes_text(result.total_bytes)} in {len(manifest.files)} files"),
+        ]
+    )
+
+
+def _graphs(result: InspectResult) -> str:
+    sizes = {entry.path: entry.size_bytes for entry in result.manifest.files}
+    lines = []
+    for graph in result.manifest.graphs:
+        lines.append(f"{graph.role}/{one_line(graph.variant)}  {graph.file}  {bytes_text(sizes[graph.file])}")
+        lines += [f"  in   {_port(port)}" for port in graph.inputs]
+        lines += [f"  out  {_port(port)}" for port in graph.outputs]
+    return "\n".join(lines)
+
+
+def _port(port: TensorSpec) -> str:
+    return f"{one_line(port.name)} {port.dtype} [{', '.join(one_line(str(size)) for size in port.shape)}]"
+
+
+def _weights(result: InspectResult) -> str:
+    rows = [(row.path, bytes_text(row.size_bytes), one_line(", ".join(row.graphs))) for row in result.weights]
+    return table(("weights", "size", "used by"), rows, right=(1,)) if rows else ""
+
+
+def _files(result: InspectResult) -> str:
+    lines = [f"missing   {path}" for path in result.missing]
+    lines += [f"altered   {fault.path}: {fault.problem}" for fault in result.altered]
+    lines += [f"unlisted  {one_line(path)}" for path in result.unlisted]
+    verdict = "All listed files are as the manifest says."
+    broken = len(result.missing) + len(result.altered)
+    if broken:
+        verdict = f"BROKEN: {broken} of {len(result.manifest.files)} files are missing or altered. Build it again."
+    return "\n".join([*lines, verdict])

@@ -1,0 +1,71 @@
+"""Start of the program: errors and signals become messages and exit codes. Imports typer only when it runs."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stc_export.cli.errors import INTERRUPTED, explain
+from stc_export.cli.output import tell
+from stc_export.cli.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+    from typing import NoReturn
+
+
+def entry() -> NoReturn:
+    """Run the program with the arguments of the process, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name or an answer may not fit the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. A bug of ours is raised, with its traceback.
+
+    Args:
+        arguments: Command and flags, without the name of the program.
+    """
+    try:
+        with _termination_as_interrupt():
+            from stc_export.cli.app import call
+
+            return call(arguments)
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        tell(f"error: {one_line(known.problem)}\nfix: {one_line(known.fix)}")
+        return known.exit_code
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let a request to end the process clean up in the way Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    kept = {number: signal.getsignal(number) for number in (getattr(signal, name) for name in names)}
+    ours = [number for number, handler in kept.items() if handler is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)

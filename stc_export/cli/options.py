@@ -1,0 +1,48 @@
+"""Flags that several commands share, and checks of their values."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stc_export.spec.errors import UsageError
+from stc_export.spec.policy import Policy, policy_from_argument
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", metavar="FILE", help="adaptive, paper, off, or a JSON file.")
+]
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that build wrote.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="Threads of the backend; its own choice if not given.")
+]
+
+
+def read_policy(argument: str | None) -> Policy | None:
+    """Return the policy that ``--policy`` names, or ``None`` when it was not given.
+
+    Raises:
+        PolicyError: Neither a known name nor a readable file, or a bad file.
+    """
+    return None if argument is None else policy_from_argument(argument, Path(argument))
+
+
+def check_least(flag: str, value: float | None, least: float) -> None:
+    """Check that a number is finite and at least ``least``; ``None`` passes.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if value is not None and not (math.isfinite(value) and value >= least):
+        raise UsageError(f"{flag} is {value:g}, expected at least {least:g}.", f"Raise {flag}.")
+
+
+def check_above_zero(flag: str, value: float) -> None:
+    """Check that a number is finite and above zero.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{flag} is {value:g}, expected a number above 0.", f"Give {flag} a positive number.")

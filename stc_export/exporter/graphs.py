@@ -1,0 +1,71 @@
+"""What a family hands to the exporter: modules to trace, with declared interfaces, and recipes for their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stc_export.exporter.weights import WeightRecipe
+from stc_export.spec.manifest import PrunerEntry, Role, TensorSpec
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """Bounds of a dynamic dimension, and the interior value with which it is traced.
+
+    Bounds and 0 or 1 are special-cased by ``torch.export``, therefore the example lies strictly inside.
+    """
+
+    least: int
+    most: int
+    example: int
+
+
+@dataclass(frozen=True)
+class GraphDef:
+    """One graph to be traced.
+
+    Attributes:
+        role: Role in the bundle.
+        variant: Form of the role.
+        module: Creates the module; called with the meta device active, so that it holds no data.
+        inputs: Declared inputs in the order of the flattened arguments.
+        outputs: Declared outputs in the order of the flattened results.
+        nest: Turns a flat sequence (one item per input) into the arguments of ``forward``.
+        dims: Every letter that occurs in the shapes.
+        weight_files: Files in which its parameters are found by name.
+    """
+
+    role: Role
+    variant: str
+    module: Callable[[], Any]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nest: Callable[[Sequence[Any]], tuple[Any, ...]]
+    dims: Mapping[str, DimRange]
+    weight_files: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """Path of the ONNX file in the bundle."""
+        stem = self.role if self.variant == "default" else f"{self.role}.{self.variant}"
+        return f"graphs/{stem}.onnx"
+
+
+@dataclass(frozen=True)
+class TableDef:
+    """A tensor that the host reads itself: its name in the manifest and in the weight file."""
+
+    name: str
+    stored: str
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """A model taken apart: graphs, weight files (file name -> recipes), host tables and pruning methods."""
+
+    graphs: tuple[GraphDef, ...]
+    weights: Mapping[str, tuple[WeightRecipe, ...]]
+    tables: tuple[TableDef, ...]
+    pruners: tuple[PrunerEntry, ...]

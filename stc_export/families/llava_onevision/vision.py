@@ -1,0 +1,217 @@
+"""The vision graphs: ``cacher_gate`` and the three forms of ``vit``.
+
+A selective pass recomputes R of T tokens. R is a dynamic dimension, and R = T is the full pass, so one graph serves both.
+
+Selections (STC paper, arXiv 2512.00891, section 3.3; released code lern-to-write/STC):
+
+* ``gate``: the host names the tokens once, from the patch embeddings. Keys are cached like values, so no layer touches any
+  other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A token
+  that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as adding every
+  layer's cached attention and MLP output (the published rule) without computing in between.
+* ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine with the
+  reference's keys and recomputes the R least similar.
+* ``shared``: the same with the first layer's ranking for all layers.
+
+State is data: what a graph calls ``*_in`` and ``*_out`` belongs to one stream session.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, Linear, put_rows, take_rows
+from stc_export.families.llava_onevision.config import LlavaConfig
+
+_EPS = 1e-12
+
+
+class PatchGate(nn.Module):
+    """``cacher_gate``: frame and reference -> patch embeddings, similarity, statistics."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
+        """Create the graph's module without initialising it."""
+        super().__init__()
+        vision = config.dims.vision
+        self.grid, self.patch = vision.grid, vision.patch_size
+        self.projection = Linear(vision.patch_size**2 * 3, vision.width, bias=True, dtype=dtype)
+        self.scale = nn.Parameter(torch.empty(3, dtype=torch.float32), requires_grad=False)
+        self.offset = nn.Parameter(torch.empty(3, dtype=torch.float32), requires_grad=False)
+
+    def forward(self, frame: Any, reference: Any) -> tuple[Any, Any, Any]:
+        """Embed a frame and compare it with the reference.
+
+        Args:
+            frame: [H, W, 3] uint8, H = W = image size.
+            reference: [T, C] patch embeddings of the reference frame, or zeros when there is none.
+
+        Returns:
+            Patch embeddings [T, C] without positions; cosine with the reference per token, [T] float32 (0 without a
+            reference); statistics [3] float32: mean and least cosine, and the relative change |x - r| / |r| of the frame.
+        """
+        side = self.grid * self.patch
+        pixels = frame[:side, :side].float() * self.scale + self.offset
+        patches = pixels.reshape(self.grid, self.patch, self.grid, self.patch, 3).permute(0, 2, 1, 3, 4)
+        flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3)
+        embeddings = self.projection(flat.to(reference.dtype))
+        now, before = embeddings.float(), reference.float()
+        similarity = cosine(now, before)
+        change = length(now - before) / (length(before) + _EPS)
+        statistics = torch.stack([similarity.mean(), similarity.amin(0), change])
+        return embeddings, similarity, statistics
+
+
+def cosine(a: Any, b: Any) -> Any:
+    """Cosine of the rows of two [N, W] float32 tensors, [N]; 0 where one of them is zero."""
+    dot = (a * b).sum(-1)
+    return dot / (((a * a).sum(-1) * (b * b).sum(-1)).sqrt() + _EPS)
+
+
+def length(a: Any) -> Any:
+    """Euclidean norm of a whole tensor."""
+    return (a * a).sum().sqrt()
+
+
+class VisionLayer(nn.Module):
+    """One SigLIP encoder layer; ``qv`` and ``k`` are rows of one stored matrix, ``qvk`` is the whole of it."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any, *, keys_apart: bool) -> None:
+        """Create the layer without initialising it; ``keys_apart`` when keys are projected for more tokens than q, v."""
+        super().__init__()
+        vision = config.dims.vision
+        self.heads, self.head_dim, self.width = vision.heads, vision.head_dim, vision.width
+        self.norm1 = LayerNorm(vision.width, config.vision_eps)
+        self.norm2 = LayerNorm(vision.width, config.vision_eps)
+        if keys_apart:
+            self.qv = Linear(vision.width, 2 * vision.width, bias=True, dtype=dtype)
+            self.k = Linear(vision.width, vision.width, bias=True, dtype=dtype)
+        else:
+            self.qvk = Linear(vision.width, 3 * vision.width, bias=True, dtype=dtype)
+        self.out = Linear(vision.width, vision.width, bias=True, dtype=dtype)
+        self.fc1 = Linear(vision.width, vision.mlp_width, bias=True, dtype=dtype)
+        self.fc2 = Linear(vision.mlp_width, vision.width, bias=True, dtype=dtype)
+        self.approximate = ACTIVATIONS[config.vision_act]
+
+    def split_heads(self, x: Any) -> Any:
+        """[R, C] -> [heads, R, head_dim]."""
+        return x.reshape(-1, self.heads, self.head_dim).permute(1, 0, 2)
+
+    def attend(self, q: Any, keys: Any, values: Any) -> Any:
+        """Attention of R queries over T cached keys, projected.
+
+        Args:
+            q: [R, C].
+            keys: [heads, T, head_dim].
+            values: [heads, T, head_dim].
+
+        Returns:
+            [R, C].
+        """
+        # The scale is applied to q before the product: fewer operations, and safe in half precision.
+        scores = torch.matmul(self.split_heads(q) * self.head_dim**-0.5, keys.transpose(1, 2))
+        mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
+        return self.out(mixed.permute(1, 0, 2).reshape(-1, self.width))
+
+    def mlp(self, x: Any) -> Any:
+        """[R, C] -> [R, C], with the norm before it."""
+        return self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.approximate))
+
+    def put_heads(self, cache: Any, rows: Any, x: Any) -> Any:
+        """Write x [R, C] into cache [heads, T, head_dim] at head rows [heads * R] (see :func:`head_rows`)."""
+        flat = cache.reshape(-1, self.head_dim)
+        return put_rows(flat, rows, self.split_heads(x).reshape(-1, self.head_dim)).reshape(cache.shape)
+
+
+def head_rows(indices: Any, heads: int, tokens: int) -> Any:
+    """Rows of a cache [heads * T, head_dim] that belong to token indices [R]: [heads * R]."""
+    first = torch.arange(heads, device=indices.device, dtype=indices.dtype) * tokens
+    return (first[:, None] + indices[None, :]).reshape(-1)
+
+
+class VisionEncoder(nn.Module):
+    """Position embedding and layers, common to all selections."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any, *, keys_apart: bool) -> None:
+        """Create the encoder without initialising it."""
+        super().__init__()
+        vision = config.dims.vision
+        self.tokens, self.heads, self.width = vision.tokens, vision.heads, vision.width
+        self.position = nn.Parameter(torch.empty(vision.tokens, vision.width, dtype=dtype), requires_grad=False)
+        layers = [VisionLayer(config, dtype, keys_apart=keys_apart) for _ in range(vision.layers)]
+        self.layers = nn.ModuleList(layers)
+
+
+class GateEncoder(VisionEncoder):
+    """``vit`` with selection ``gate``."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
+        """Create the graph's module without initialising it."""
+        super().__init__(config, dtype, keys_apart=False)
+
+    def forward(self, patch_embeddings: Any, indices: Any, delta: Any, keys: list[Any], values: list[Any]) -> Any:
+        """Recompute R tokens.
+
+        Args:
+            patch_embeddings: [T, C] of the current frame.
+            indices: [R] int64, unique; all T tokens for a full pass.
+            delta: [T, C] X_L - X_0 of each token when it was last computed.
+            keys: Per layer [heads, T, head_dim].
+            values: Per layer [heads, T, head_dim].
+
+        Returns:
+            Features [T, C], new delta, new keys of all layers, new values of all layers.
+        """
+        start = patch_embeddings + self.position
+        rows = head_rows(indices, self.heads, self.tokens)
+        x = take_rows(start, indices)
+        keys_out, values_out = [], []
+        for layer, key, value in zip(self.layers, keys, values, strict=True):
+            q, v, k = layer.qvk(layer.norm1(x)).split(self.width, dim=-1)
+            keys_out.append(layer.put_heads(key, rows, k))
+            values_out.append(layer.put_heads(value, rows, v))
+            x = x + layer.attend(q, keys_out[-1], values_out[-1])
+            x = x + layer.mlp(x)
+        features = put_rows(start + delta, indices, x)
+        return features, features - start, *keys_out, *values_out
+
+
+class RankingEncoder(VisionEncoder):
+    """``vit`` with selections ``per_layer`` and ``shared``: the graph ranks the tokens itself."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any, *, rank_each_layer: bool) -> None:
+        """Create the graph's module without initialising it."""
+        super().__init__(config, dtype, keys_apart=True)
+        self.ranks = [rank_each_layer or index == 0 for index in range(config.dims.vision.layers)]
+
+    def forward(self, patch_embeddings: Any, carrier: Any, state: list[list[Any]]) -> Any:
+        """Recompute R tokens per layer (STC paper, algorithm 1; fresh keys, mixed values as in the released code).
+
+        Args:
+            patch_embeddings: [T, C] of the current frame.
+            carrier: [R] int64; only its length counts.
+            state: Keys and values, per layer [heads, T, head_dim], attention and MLP outputs, per layer [T, C].
+
+        Returns:
+            Features [T, C], then new keys, values, attention outputs and MLP outputs of all layers.
+        """
+        x = patch_embeddings + self.position
+        indices = carrier
+        new: list[list[Any]] = [[], [], [], []]
+        for layer, ranks, key, value, attention, mlp in zip(self.layers, self.ranks, *state, strict=True):
+            normed = layer.norm1(x)
+            k = layer.k(normed)
+            if ranks:
+                flat_reference = key.permute(1, 0, 2).reshape(self.tokens, self.width)
+                similarity = cosine(k.float(), flat_reference.float())
+                indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
+            q, v = layer.qv(take_rows(normed, indices)).split(self.width, dim=-1)
+            new[0].append(layer.split_heads(k))
+            new[1].append(layer.put_heads(value, head_rows(indices, self.heads, self.tokens), v))
+            new[2].append(put_rows(attention, indices, layer.attend(q, new[0][-1], new[1][-1])))
+            x = x + new[2][-1]
+            new[3].append(put_rows(mlp, indices, layer.mlp(take_rows(x, indices))))
+            x = x + new[3][-1]
+        return x, *new[0], *new[1], *new[2], *new[3]

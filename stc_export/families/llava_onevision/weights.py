@@ -1,0 +1,150 @@
+"""Which tensors of a LLaVA-OneVision checkpoint make which stored weights.
+
+Canonical names are those that ``save_pretrained`` of transformers 5 writes; :func:`canonical` maps the older layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stc_export.exporter.weights import WeightRecipe
+from stc_export.families.llava_onevision.config import LlavaConfig
+from stc_export.families.llava_onevision.projector import pooling_weights
+from stc_export.spec.manifest import DType
+
+VISION, PROJECTOR, LLM, EMBED = "vision.weights", "projector.weights", "llm.weights", "embed.weights"
+
+_PREFIXES = (
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("model.language_model.", "language_model."),
+    ("model.image_newline", "image_newline"),
+    ("vision_tower.vision_model.", "vision_tower."),
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "language_model."),
+)
+
+
+def canonical(key: str) -> str:
+    """Map a tensor name of any known layout to the canonical one; unknown names stay as they are."""
+    for old, new in _PREFIXES:
+        if key.startswith(old):
+            key = new + key[len(old) :]
+    return key
+
+
+def weight_files(config: LlavaConfig, dtype: DType, pixels: tuple[tuple[float, ...], tuple[float, ...]]) -> Mapping[
+    str, tuple[WeightRecipe, ...]
+]:
+    """Return all weight files with their recipes.
+
+    Args:
+        config: The checkpoint's sizes.
+        dtype: Type of the large weights; norms stay float32.
+        pixels: Mean and standard deviation per channel for pixels in 0..1.
+    """
+    return {
+        VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype)),
+        PROJECTOR: _projector(config, dtype),
+        LLM: _decoder(config, dtype),
+        EMBED: _embed(config, dtype),
+    }
+
+
+def _gate(
+    config: LlavaConfig, dtype: DType, pixels: tuple[tuple[float, ...], tuple[float, ...]]
+) -> tuple[WeightRecipe, ...]:
+    vision = config.dims.vision
+    patch, mean, std = vision.patch_size, np.array(pixels[0]), np.array(pixels[1])
+    source = "vision_tower.embeddings.patch_embedding"
+    return (
+        # The convolution with stride = kernel is a product over flattened H, W, channel patches.
+        WeightRecipe(
+            "projection.weight", dtype, (vision.width, patch, patch, 3), (f"{source}.weight",), permute=(0, 2, 3, 1)
+        ),
+        WeightRecipe("projection.bias", dtype, (vision.width,), (f"{source}.bias",)),
+        WeightRecipe("scale", "float32", (3,), values=(1.0 / (255.0 * std)).astype(np.float32)),
+        WeightRecipe("offset", "float32", (3,), values=(-mean / std).astype(np.float32)),
+    )
+
+
+def _vision(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+    vision = config.dims.vision
+    width = vision.width
+    rows: list[WeightRecipe] = [
+        WeightRecipe("position", dtype, (vision.tokens, width), ("vision_tower.embeddings.position_embedding.weight",))
+    ]
+    for i in range(vision.layers):
+        layer = f"vision_tower.encoder.layers.{i}"
+        for kind, tail in (("weight", (width,)), ("bias", ())):
+            # Order q, v, k: the first two thirds serve the selections that project keys for other tokens than q and v.
+            sources = tuple(f"{layer}.self_attn.{p}_proj.{kind}" for p in "qvk")
+            parts = {f"layers.{i}.qv.{kind}": (0, 2 * width), f"layers.{i}.k.{kind}": (2 * width, width)}
+            rows.append(WeightRecipe(f"layers.{i}.qvk.{kind}", dtype, (3 * width, *tail), sources, parts=parts))
+        rows += [
+            WeightRecipe(f"layers.{i}.out.weight", dtype, (width, width), (f"{layer}.self_attn.out_proj.weight",)),
+            WeightRecipe(f"layers.{i}.out.bias", dtype, (width,), (f"{layer}.self_attn.out_proj.bias",)),
+            WeightRecipe(f"layers.{i}.fc1.weight", dtype, (vision.mlp_width, width), (f"{layer}.mlp.fc1.weight",)),
+            WeightRecipe(f"layers.{i}.fc1.bias", dtype, (vision.mlp_width,), (f"{layer}.mlp.fc1.bias",)),
+            WeightRecipe(f"layers.{i}.fc2.weight", dtype, (width, vision.mlp_width), (f"{layer}.mlp.fc2.weight",)),
+            WeightRecipe(f"layers.{i}.fc2.bias", dtype, (width,), (f"{layer}.mlp.fc2.bias",)),
+        ]
+        for norm in ("1", "2"):
+            for kind in ("weight", "bias"):
+                name, source = f"layers.{i}.norm{norm}.{kind}", f"{layer}.layer_norm{norm}.{kind}"
+                rows.append(WeightRecipe(name, "float32", (width,), (source,)))
+    return tuple(rows)
+
+
+def _projector(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+    vision, text = config.dims.vision, config.dims.text
+    rows = [WeightRecipe("pooling", dtype, (vision.pooled_grid, vision.grid), values=pooling_weights(vision.grid))]
+    for name, inputs in (("linear_1", vision.width), ("linear_2", text.width)):
+        source = f"multi_modal_projector.{name}"
+        rows.append(WeightRecipe(f"{name}.weight", dtype, (text.width, inputs), (f"{source}.weight",)))
+        if config.projector_bias:
+            rows.append(WeightRecipe(f"{name}.bias", dtype, (text.width,), (f"{source}.bias",)))
+    return tuple(rows)
+
+
+def _decoder(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+    text = config.dims.text
+    fused = (text.heads + 2 * text.kv_heads) * text.head_dim
+    half = np.arange(0, text.head_dim, 2, dtype=np.float32) / np.float32(text.head_dim)
+    inv_freq = (1.0 / np.power(np.float32(text.rope_theta), half)).astype(np.float32)
+    rows = [
+        WeightRecipe("inv_freq", "float32", inv_freq.shape, values=inv_freq),
+        WeightRecipe("norm.weight", "float32", (text.width,), ("language_model.norm.weight",)),
+    ]
+    for i in range(text.layers):
+        layer = f"language_model.layers.{i}"
+        q_width, mlp = text.heads * text.head_dim, text.mlp_width
+        attention, gate, up = f"{layer}.self_attn", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"
+        weights, biases = (tuple(f"{attention}.{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
+        rows += [
+            WeightRecipe(f"layers.{i}.qkv.weight", dtype, (fused, text.width), weights),
+            WeightRecipe(f"layers.{i}.qkv.bias", dtype, (fused,), biases),
+            WeightRecipe(f"layers.{i}.out.weight", dtype, (text.width, q_width), (f"{attention}.o_proj.weight",)),
+            WeightRecipe(f"layers.{i}.gate_up.weight", dtype, (2 * mlp, text.width), (gate, up)),
+            WeightRecipe(f"layers.{i}.down.weight", dtype, (text.width, mlp), (f"{layer}.mlp.down_proj.weight",)),
+            WeightRecipe(f"layers.{i}.norm1.weight", "float32", (text.width,), (f"{layer}.input_layernorm.weight",)),
+            WeightRecipe(
+                f"layers.{i}.norm2.weight", "float32", (text.width,), (f"{layer}.post_attention_layernorm.weight",)
+            ),
+        ]
+    if not config.tied:
+        rows.append(WeightRecipe("head.weight", dtype, (text.vocab, text.width), ("lm_head.weight",)))
+    return tuple(rows)
+
+
+def _embed(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+    text = config.dims.text
+    source = ("language_model.embed_tokens.weight",)
+    shape = (text.vocab, text.width)
+    parts = {"head.weight": (0, text.vocab)} if config.tied else None
+    return (
+        WeightRecipe("embed", dtype, shape, source, parts=parts),
+        WeightRecipe("newline", dtype, (text.width,), ("image_newline",)),
+    )

@@ -1,0 +1,129 @@
+"""Look into a bundle and compare every file with the manifest. Standard library only; nothing is executed or loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stc_export.pipeline.types import FileFault, InspectResult, SharedWeights
+from stc_export.spec.errors import BundleError
+from stc_export.spec.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, manifest_from_text
+from stc_export.spec.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
+    """Check every file of a bundle against its size and SHA-256, and list what is not as it should be.
+
+    Args:
+        bundle: Directory of the bundle. It may be a link; nothing inside may.
+        progress: Receiver of the bytes that were read.
+
+    Raises:
+        BundleError: Not a bundle at all: no directory, no manifest, or a manifest that cannot be read. A file that is
+            missing or altered is a result, not an error.
+    """
+    manifest = _read_manifest(bundle)
+    total = sum(entry.size_bytes for entry in manifest.files)
+    missing: list[str] = []
+    altered: list[FileFault] = []
+    with (progress or Silent()).stage("files", total, "B") as advance:
+        for entry in manifest.files:
+            try:
+                problem = _find_problem(bundle, entry, advance)
+            except FileNotFoundError:
+                missing.append(entry.path)
+                continue
+            if problem is not None:
+                altered.append(FileFault(entry.path, problem))
+    return InspectResult(
+        bundle=bundle,
+        manifest=manifest,
+        total_bytes=total,
+        weights=_shared_weights(manifest),
+        missing=tuple(missing),
+        altered=tuple(altered),
+        unlisted=_unlisted(bundle, manifest),
+        ok=not missing and not altered,
+    )
+
+
+def _read_manifest(bundle: Path) -> Manifest:
+    if not bundle.exists():
+        raise BundleError(f'There is no bundle "{bundle}".', "Give the directory that stc-export build wrote.")
+    if not bundle.is_dir():
+        raise BundleError(f'"{bundle}" is a file; a bundle is a directory.', "Give the directory that build wrote.")
+    path = bundle / MANIFEST_NAME
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise BundleError(
+            f'"{bundle}" is not a bundle: it has no {MANIFEST_NAME}.', "Give the directory that build wrote."
+        ) from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f'The manifest of "{bundle}" is not a plain file of at most {MAX_MANIFEST_BYTES} bytes.', "Build it again."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f'The manifest of "{bundle}" cannot be read ({error}).', "Build it again.") from error
+    return manifest_from_text(text, str(bundle))
+
+
+def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]) -> str | None:
+    """Return what is wrong with a listed file, or None; FileNotFoundError when it is missing."""
+    path = bundle
+    for part in entry.path.split("/"):  # a link anywhere on the way could lead out of the bundle
+        path /= part
+        try:
+            found = path.lstat()
+        except NotADirectoryError:
+            return "a part of its path is not a directory"
+        if stat.S_ISLNK(found.st_mode):
+            return f'"{path.relative_to(bundle)}" is a link'
+    if not stat.S_ISREG(found.st_mode):
+        return "not a plain file"
+    if found.st_size != entry.size_bytes:
+        return f"{found.st_size} bytes, expected {entry.size_bytes}"
+    try:
+        digest = _sha256(path, advance)
+    except PermissionError:
+        return "may not be read by this user"
+    return None if digest == entry.sha256 else "the content differs (SHA-256)"
+
+
+def _sha256(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _shared_weights(manifest: Manifest) -> tuple[SharedWeights, ...]:
+    sizes = {entry.path: entry.size_bytes for entry in manifest.files}
+    users: dict[str, list[str]] = {}
+    for graph in manifest.graphs:
+        for path in graph.weights:
+            users.setdefault(path, []).append(f"{graph.role}/{graph.variant}")
+    rows = [SharedWeights(path, sizes[path], tuple(graphs)) for path, graphs in users.items()]
+    return tuple(sorted(rows, key=lambda row: (-row.size_bytes, row.path)))
+
+
+def _unlisted(bundle: Path, manifest: Manifest) -> tuple[str, ...]:
+    listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
+    found: list[str] = []
+    for folder, directories, files in os.walk(bundle):  # does not follow links to directories, but names them
+        here = Path(folder)
+        names = files + [name for name in directories if (here / name).is_symlink()]
+        found += [(here / name).relative_to(bundle).as_posix() for name in names]
+    return tuple(sorted(set(found) - listed))

@@ -1,0 +1,301 @@
+"""Requests and results of the commands: one frozen record in, one out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stc_export.spec.manifest import Manifest
+from stc_export.spec.policy import Policy
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What ``build`` was asked for.
+
+    Attributes:
+        model: Checkpoint directory, hub id, or ``demo``.
+        target: Name of a target; ``None``: ``cpu``.
+        out: Bundle to write; ``None``: ``<model name>.stc`` in the current directory.
+        precision: ``fp32`` or ``fp16``; ``None``: the target's default.
+        policy: Default policy of the bundle.
+        overwrite: Replace an existing bundle once the new one is complete.
+    """
+
+    model: str
+    target: str | None = None
+    out: Path | None = None
+    precision: str | None = None
+    policy: Policy = field(default_factory=Policy)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long one stage took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SizeEstimate:
+    """Bytes that a bundle and one session of it need.
+
+    Attributes:
+        disk_bytes: Weights on disk.
+        weights_bytes: Weights that a session holds in memory.
+        feature_cache_bytes: Feature cache of the ViT with its output buffers.
+        kv_bytes: KV memory at the default policy.
+        activations_bytes: Largest set of activations that is alive at once, an estimate.
+    """
+
+    disk_bytes: int
+    weights_bytes: int
+    feature_cache_bytes: int
+    kv_bytes: int
+    activations_bytes: int
+
+    @property
+    def session_bytes(self) -> int:
+        """Memory of one session."""
+        return self.weights_bytes + self.feature_cache_bytes + self.kv_bytes + self.activations_bytes
+
+
+@dataclass(frozen=True)
+class PlannedGraph:
+    """A graph that ``build`` would write."""
+
+    role: str
+    variant: str
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What ``build --dry-run`` prints: everything that is known before a weight is read."""
+
+    model: str
+    family: str
+    target: str
+    precision: str
+    flavour: str
+    out: Path
+    parameters: int
+    graphs: tuple[PlannedGraph, ...]
+    size: SizeEstimate
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build."""
+
+    bundle: Path
+    manifest: Manifest
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the time of the stream at which it is asked (``None``: at the end)."""
+
+    text: str
+    at_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What ``run`` was asked for.
+
+    Attributes:
+        bundle: Path of the bundle.
+        video: Path of a video file.
+        questions: Questions in the order given.
+        policy: ``None``: the bundle's own.
+        fps: Frames taken per second of video.
+        max_tokens: Longest answer.
+        seed: Seed for sampling; only used when ``top_p`` is below 1.
+        top_p: 0: greedy. Otherwise the share of probability that is sampled from.
+        temperature: Divides the logits when sampling.
+        threads: Threads of the backend; ``None``: its default.
+    """
+
+    bundle: Path
+    video: Path
+    questions: tuple[Question, ...]
+    policy: Policy | None = None
+    fps: float = 1.0
+    max_tokens: int = 64
+    seed: int = 0
+    top_p: float = 0.0
+    temperature: float = 1.0
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered question."""
+
+    question: str
+    at_s: float
+    text: str
+    ttft_ms: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class FrameCounts:
+    """Frames by how they were encoded."""
+
+    total: int
+    full: int
+    selective: int
+    skip: int
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Visual tokens before pruning and tokens that reached the LLM."""
+
+    visual_before: int
+    visual_kept: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of a stage's time in milliseconds; zero when ``n`` is zero."""
+
+    p50: float
+    p95: float
+    n: int
+
+
+@dataclass(frozen=True)
+class StageLatencies:
+    """Latency of each stage."""
+
+    gate: Latency
+    vit_full: Latency
+    vit_selective: Latency
+    pruner: Latency
+    prefill: Latency
+    decode: Latency
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """Bytes: peak resident size of the process, and what the session reserved."""
+
+    peak_rss: int
+    feature_cache: int
+    kv: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``run --json`` prints."""
+
+    answers: tuple[Answer, ...]
+    frames: FrameCounts
+    tokens: TokenCounts
+    latency_ms: StageLatencies
+    memory_bytes: RunMemory
+    bundle: str
+    target: str
+    policy: Policy
+    trained: bool
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What ``bench`` was asked for.
+
+    Attributes:
+        bundle: Path of the bundle.
+        video: Path of a video; ``None``: a generated one.
+        frames: Frames that each measurement runs over.
+        repeats: Times that each measurement is repeated.
+        threads: Threads of the backend; ``None``: its default.
+        out: File for the result with raw samples and environment; ``None``: none is written.
+    """
+
+    bundle: Path
+    video: Path | None = None
+    frames: int = 32
+    repeats: int = 3
+    threads: int | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One stage against its baseline, measured in the same run.
+
+    Attributes:
+        stage: What was measured, e.g. ``vit selective 25 %``.
+        baseline: What it is compared with, e.g. ``vit full``.
+        ratio: Baseline time over stage time at p50; above 1 is faster.
+        bound: The ratio that the operation count allows; ``None`` where no bound is known.
+        p50_ms: Median time of the stage.
+        baseline_p50_ms: Median time of the baseline.
+        n: Samples of each.
+    """
+
+    stage: str
+    baseline: str
+    ratio: float
+    bound: float | None
+    p50_ms: float
+    baseline_p50_ms: float
+    n: int
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What ``bench`` measured."""
+
+    bundle: str
+    target: str
+    rows: tuple[BenchRow, ...]
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """A listed file of a bundle that is not as listed, with what is wrong, e.g. ``12 bytes, expected 14``."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """A weight file, its size, and the ``role/variant`` of every graph that refers to it."""
+
+    path: str
+    size_bytes: int
+    graphs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """What a bundle holds and whether it is as its manifest says.
+
+    Attributes:
+        bundle: Path of the bundle.
+        manifest: Its manifest: graphs, interfaces, policy, parity, files.
+        total_bytes: Size of all listed files.
+        weights: Weight files and the graphs that share them, largest first.
+        missing: Listed files that are not there.
+        altered: Listed files that are there with another size, content or kind.
+        unlisted: Files that the manifest does not name. They are never opened and do not make a bundle broken.
+        ok: Nothing is missing or altered.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    total_bytes: int
+    weights: tuple[SharedWeights, ...]
+    missing: tuple[str, ...]
+    altered: tuple[FileFault, ...]
+    unlisted: tuple[str, ...]
+    ok: bool

@@ -1,0 +1,82 @@
+"""What all tests share: settings that make numbers repeatable, and checkpoints written once per test run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from stc_export.demo.checkpoint import write_demo_checkpoint
+from tests import checkpoints
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Read by libraries when they are imported, which is after this: few threads because the models are tiny and several
+# test processes share the machine; no network and no progress bars.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds() -> None:
+    """Start every test from the same random state, whatever ran before it; torch is not imported for this."""
+    np.random.seed(0)  # noqa: NPY002 - for libraries that draw from the global state
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "checkpoints"
+    root.mkdir(exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(checkpoint_root: Path) -> Path:
+    """The demo model: T = 196, M = 49."""
+    return checkpoints.shared_directory(checkpoint_root, "demo", write_demo_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_tiny`: T = 25, M = 9."""
+    return checkpoints.shared_directory(checkpoint_root, "tiny", checkpoints.write_tiny)
+
+
+@pytest.fixture(scope="session")
+def untied_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_untied`."""
+    return checkpoints.shared_directory(checkpoint_root, "untied", checkpoints.write_untied)
+
+
+@pytest.fixture(scope="session")
+def sharded_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_sharded`; same weights as ``tiny_checkpoint``."""
+    return checkpoints.shared_directory(checkpoint_root, "sharded", checkpoints.write_sharded)
+
+
+@pytest.fixture(scope="session")
+def old_layout_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_old_layout`; same weights as ``tiny_checkpoint``."""
+    return checkpoints.shared_directory(checkpoint_root, "old_layout", checkpoints.write_old_layout)
+
+
+@pytest.fixture(scope="session")
+def new_layout_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_new_layout`; same weights as ``tiny_checkpoint``."""
+    return checkpoints.shared_directory(checkpoint_root, "new_layout", checkpoints.write_new_layout)
+
+
+@pytest.fixture(scope="session")
+def siglip_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_siglip`: T = 729, M = 196."""
+    return checkpoints.shared_directory(checkpoint_root, "siglip", checkpoints.write_siglip)

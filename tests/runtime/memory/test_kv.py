@@ -1,0 +1,249 @@
+"""The KV memory against one record per token, and against attention over a memory that never evicted in place."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import assume, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from stc_runtime.memory import planner
+from stc_runtime.memory.kv import KVMemory, KVShape, bucket_for
+from stc_runtime.memory.rotary import shift_keys
+
+from stc_export.spec.errors import ParityError, ResourceError
+from tests.reference.naive_kv import NaiveKV, Record, rotate
+
+THETA = 10_000.0
+SHAPE = KVShape(layers=2, kv_heads=3, head_dim=4, capacity=300, sink_capacity=9)
+
+
+def new_tokens(rng: np.random.Generator, count: int, position: int) -> list[Record]:
+    lead = (SHAPE.layers, SHAPE.kv_heads, SHAPE.head_dim)
+    return [Record(rng.standard_normal(lead), rng.standard_normal(lead), position + i) for i in range(count)]
+
+
+def write(kv: KVMemory, slot: int, records: list[Record]) -> None:
+    """Write records as the LLM graph would give them, then use them."""
+    kv.ensure(slot + len(records))
+    for layer in range(SHAPE.layers):
+        past = kv.past(layer)[0]
+        keys = np.stack([rotate(r.key[layer], r.position, THETA) for r in records], axis=1)
+        values = np.stack([r.value[layer] for r in records], axis=1)
+        kv.write(layer, slot, keys[None].astype(past.dtype), values[None].astype(past.dtype))
+    kv.used = slot + len(records)
+
+
+def check_equal(kv: KVMemory, naive: NaiveKV, atol: float) -> None:
+    used = len(naive.records)
+    assert kv.used == used
+    assert kv.bucket >= used
+    for layer in range(SHAPE.layers):
+        keys, values = kv.past(layer)
+        for view in (keys, values):
+            assert view.shape == (1, SHAPE.kv_heads, kv.bucket, SHAPE.head_dim)
+            assert view.flags.c_contiguous
+            assert np.isfinite(view).all()
+        if used:
+            np.testing.assert_allclose(keys[0, :, :used], naive.keys(layer), rtol=0, atol=atol)
+            np.testing.assert_array_equal(values[0, :, :used], naive.values(layer).astype(values.dtype))
+    bias = kv.bias()
+    assert bias.shape == (1, kv.bucket)
+    assert (bias[0, :used] == 0).all()
+    assert (bias[0, used:] == -65504).all()
+
+
+class KVMachine(RuleBasedStateMachine):
+    """Every operation in any order."""
+
+    @initialize(sink=st.integers(0, 9), seed=st.integers(0, 9))
+    def begin(self, sink: int, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.kv = KVMemory(SHAPE, np.float32, THETA)
+        self.addresses = self._addresses()
+        self.nbytes = self.kv.nbytes
+        self.naive = NaiveKV(THETA)
+        self._prompt(sink)
+
+    @rule(count=st.integers(1, 90))
+    def append(self, count: int) -> None:
+        used = self.kv.used
+        assume(used + count <= SHAPE.capacity)
+        position = self.naive.records[-1].position + 1 if used else 0
+        records = new_tokens(self.rng, count, position)
+        write(self.kv, used, records)
+        self.naive.records += records
+
+    @rule(share=st.floats(0, 1))
+    def evict(self, share: float) -> None:
+        count = int(share * (self.kv.used - self.naive.sink))
+        self.kv.evict(self.naive.sink, count, self.kv.used)
+        self.naive.evict(count)
+
+    @rule(origin=st.integers(0, 2000))
+    def move_sink(self, origin: int) -> None:
+        self.kv.move_sink(origin)
+        self.naive.move_sink(origin)
+
+    @rule(delta=st.integers(0, 2000))
+    def rebase(self, delta: int) -> None:
+        self.kv.rebase(delta, self.kv.used)
+        self.naive.rebase(delta)
+
+    @rule(count=st.integers(0, 20))
+    def forget_last(self, count: int) -> None:
+        count = min(count, self.kv.used - self.naive.sink)
+        self.kv.used -= count
+        del self.naive.records[self.kv.used :]
+
+    @rule(slots=st.integers(0, SHAPE.capacity))
+    def ensure(self, slots: int) -> None:
+        self.kv.ensure(slots)
+        assert self.kv.bucket >= slots
+
+    @rule(sink=st.integers(0, 9))
+    def reset(self, sink: int) -> None:
+        self.kv.reset()
+        self.naive = NaiveKV(THETA)
+        assert self.kv.bucket == 64
+        check_equal(self.kv, self.naive, 0)
+        self._prompt(sink)
+
+    @invariant()
+    def equal_to_naive(self) -> None:
+        check_equal(self.kv, self.naive, 3e-5)
+        assert self.kv.nbytes == self.nbytes
+        assert self._addresses() == self.addresses
+
+    def _prompt(self, sink: int) -> None:
+        if sink:
+            records = new_tokens(self.rng, sink, 0)
+            write(self.kv, 0, records)
+            self.naive.records += records
+        self.kv.set_sink(sink)
+        self.naive.sink = sink
+
+    def _addresses(self) -> list[int]:
+        views = [view for layer in range(SHAPE.layers) for view in self.kv.past(layer)]
+        return [view.ctypes.data for view in [*views, self.kv.bias()]]
+
+
+TestKVMachine = KVMachine.TestCase
+TestKVMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+
+
+def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Attention of one query [Hkv, d] over keys and values [Hkv, P, d] with an additive bias [P]."""
+    scores = np.einsum("hd,hpd->hp", query, keys) / 2 + bias
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("hp,hpd->hd", weights / weights.sum(axis=-1, keepdims=True), values)
+
+
+@pytest.mark.parametrize("context", [160, 1000])
+def test_apply_stream_attention_equals_memory_without_evicted_frames(context: int) -> None:
+    """A question sees the prompt and the last frames as if nothing else had ever been pushed."""
+    rng = np.random.default_rng(3)
+    limits = planner.Limits(kv_tokens=100, answer_tokens=20, context=context)
+    kv = KVMemory(SHAPE, np.float32, THETA)
+    state = planner.start(limits, 7, 20, 30)
+    prompt = new_tokens(rng, 7, 0)
+    write(kv, 0, prompt)
+    kv.set_sink(7)
+    frames: list[tuple[list[Record], list[int], int]] = []
+    rebases = 0
+    for _ in range(60):
+        offsets = sorted(rng.choice(30, int(rng.integers(1, 21)), replace=False).tolist())
+        plan, state = planner.admit(state, "frame", len(offsets), 30)
+        kv.apply(plan)
+        records = new_tokens(rng, len(offsets), plan.position)
+        placed = [Record(r.key, r.value, plan.position + o) for r, o in zip(records, offsets, strict=True)]
+        write(kv, plan.slot, placed)
+        frames = [*frames[plan.evicted_frames :], (records, offsets, 30)]
+        rebases += plan.rebase_by > 0
+
+        fresh, position = list(prompt), 7
+        for tokens, places, span in frames:
+            fresh += [Record(r.key, r.value, position + o) for r, o in zip(tokens, places, strict=True)]
+            position += span
+        naive = NaiveKV(THETA)
+        naive.records = fresh
+        query = rng.standard_normal((SHAPE.kv_heads, SHAPE.head_dim))
+        expected = attend(rotate(query, position, THETA), naive.keys(1), naive.values(1), np.zeros(len(fresh)))
+        place = planner.question(state, 5)
+        keys, values = kv.past(1)
+        got = attend(rotate(query, place.position, THETA), keys[0], values[0], kv.bias()[0])
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    assert rebases > (20 if context == 160 else 0)
+
+
+def test_move_sink_float16_hundred_thousand_moves_rounds_once() -> None:
+    shape = KVShape(layers=1, kv_heads=1, head_dim=8, capacity=16, sink_capacity=4)
+    kv = KVMemory(shape, np.float16, THETA)
+    keys = np.random.default_rng(0).standard_normal((1, 1, 4, 8)).astype(np.float16)
+    kv.write(0, 0, keys, keys)
+    kv.used = 4
+    kv.set_sink(4)
+    for move in range(100_000):
+        kv.move_sink(move * 7919 % 32_768)
+    kv.move_sink(12_345)
+    exact = shift_keys(keys[0].astype(np.float32), 12_345, THETA)
+    np.testing.assert_array_equal(kv.past(0)[0][0, :, :4], exact.astype(np.float16))
+    kv.move_sink(0)
+    np.testing.assert_array_equal(kv.past(0)[0][0, :, :4], keys[0])
+
+
+def test_bucket_for_every_size_is_smallest_of_the_series() -> None:
+    series = [64, 128, 192, 256, 320, 448, 576, 768, 960, 1000]
+    for slots in range(1001):
+        assert bucket_for(slots, 1000) == next(b for b in series if b >= slots)
+    assert bucket_for(3, 40) == 40
+
+
+def test_ensure_beyond_capacity_names_needed_and_got() -> None:
+    kv = KVMemory(SHAPE, np.float32, THETA)
+    with pytest.raises(ResourceError, match="has 300 slots, 301 are needed"):
+        kv.ensure(301)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["keys", "values"])
+def test_write_not_finite_refused_and_memory_stays_finite(bad: float, what: str) -> None:
+    kv = KVMemory(SHAPE, np.float16, THETA)
+    fine = np.ones((1, 3, 2, 4), np.float16)
+    broken = fine.copy()
+    broken[0, 1, 1, 2] = bad
+    with pytest.raises(ParityError, match="Layer 1 .* not finite"):
+        kv.write(1, 0, broken if what == "keys" else fine, broken if what == "values" else fine)
+    assert all(np.isfinite(view).all() for view in kv.past(1))
+
+
+@pytest.mark.parametrize("slot", [-1, 63])
+def test_write_outside_bucket_refused(slot: int) -> None:
+    tokens = np.ones((1, 3, 2, 4), np.float32)
+    with pytest.raises(ValueError, match="in a bucket of 64"):
+        KVMemory(SHAPE, np.float32, THETA).write(0, slot, tokens, tokens)
+
+
+def test_used_outside_bucket_refused() -> None:
+    kv = KVMemory(SHAPE, np.float32, THETA)
+    with pytest.raises(ValueError, match="65 used slots in a bucket of 64"):
+        kv.used = 65
+
+
+def test_set_sink_beyond_reserve_refused() -> None:
+    with pytest.raises(ValueError, match="10 tokens, 9 reserved"):
+        KVMemory(SHAPE, np.float32, THETA).set_sink(10)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 4), (np.float16, 2)])
+def test_nbytes_counts_keys_values_bias_and_sink(dtype: type, size: int) -> None:
+    kv = KVMemory(SHAPE, dtype, THETA)
+    assert kv.nbytes == 2 * 2 * 3 * 300 * 4 * size + 300 * size + 2 * 3 * 9 * 4 * 4
+    assert kv.past(0)[0].dtype == kv.bias().dtype == dtype
+
+
+def test_two_memories_never_share_bytes() -> None:
+    first, second = KVMemory(SHAPE, np.float32, THETA), KVMemory(SHAPE, np.float32, THETA)
+    write(first, 0, new_tokens(np.random.default_rng(0), 5, 0))
+    assert not any(view.any() for layer in range(2) for view in second.past(layer))
+    assert (second.bias() == -65504).all()

@@ -1,0 +1,133 @@
+"""The gate against a plain ranking in Python, and against what each policy promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from stc_runtime.gate import GateState, decide
+
+from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy
+
+SEEN = GateState(frames_since_full=0, has_reference=True, frames=1)
+similarities = st.lists(
+    st.one_of(st.floats(-1, 1, width=32), st.sampled_from([0.5, 0.949, 0.95, math.nan])), min_size=1, max_size=40
+).map(lambda values: np.array(values, np.float32))
+
+
+def adaptive(**settings: float) -> Policy:
+    return Policy(gate=dataclasses.replace(GatePolicy(), **settings))
+
+
+def paper(interval: int, ratio: float) -> Policy:
+    return Policy(gate=GatePolicy(mode="paper"), cacher=CacherPolicy(interval=interval, update_ratio=ratio))
+
+
+def lowest(similarity: np.ndarray, count: int) -> list[int]:
+    ranks = [(-2.0 if math.isnan(s) else float(s), i) for i, s in enumerate(similarity)]
+    return sorted(i for _, i in sorted(ranks)[:count])
+
+
+def run(policy: Policy, frames: list[np.ndarray]) -> list[str]:
+    state, modes = GateState(), []
+    for similarity in frames:
+        decision, state = decide(policy, state, similarity)
+        modes.append(decision.mode)
+    return modes
+
+
+@given(similarities)
+def test_decide_off_every_frame_full(similarity: np.ndarray) -> None:
+    decision, state = decide(Policy(gate=GatePolicy(mode="off")), SEEN, similarity)
+    assert decision.mode == "full"
+    assert decision.indices.tolist() == list(range(len(similarity)))
+    assert state == GateState(frames_since_full=0, has_reference=True, frames=2)
+
+
+def test_decide_paper_interval_two_every_other_frame_full() -> None:
+    modes = run(paper(2, 0.25), [np.ones(729, np.float32)] * 6)
+    assert modes == ["full", "selective"] * 3
+
+
+def test_decide_paper_quarter_of_729_recomputes_182() -> None:
+    similarity = np.random.default_rng(0).random(729, np.float32)
+    decision, _ = decide(paper(4, 0.25), SEEN, similarity)
+    assert decision.indices.tolist() == lowest(similarity, 182)
+    assert decision.indices.dtype == np.int64
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.001, 1), (1.0, 20), (0.5, 10), (0.34, 6)])
+def test_decide_paper_ratio_clamped_to_frame(ratio: float, expected: int) -> None:
+    decision, _ = decide(paper(4, ratio), SEEN, np.ones(20, np.float32))
+    assert decision.mode == "selective"
+    assert decision.indices.tolist() == list(range(expected))  # all equal: lower index first
+
+
+def test_decide_paper_without_reference_full() -> None:
+    state = GateState(frames_since_full=1, has_reference=False, frames=1)
+    decision, _ = decide(paper(4, 0.25), state, np.ones(8, np.float32))
+    assert decision.mode == "full"
+
+
+@settings(max_examples=300)
+@given(
+    similarities, st.sampled_from([0.5, 0.95, 1.0]), st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([0.0, 0.1, 1.0])
+)
+def test_decide_adaptive_any_similarity_equals_plain_rules(
+    similarity: np.ndarray, tau: float, cut: float, floor: float
+) -> None:
+    changed = sum(math.isnan(s) or s < np.float32(tau) for s in similarity)
+    decision, state = decide(adaptive(tau=tau, cut=cut, floor=floor), SEEN, similarity)
+    tokens = len(similarity)
+    if changed / tokens > cut:
+        expected = ("full", list(range(tokens)))
+    elif changed == 0:
+        expected = ("skip", [])
+    else:
+        expected = ("selective", lowest(similarity, max(changed, math.ceil(floor * tokens))))
+    assert (decision.mode, decision.indices.tolist()) == expected
+    assert decision.indices.dtype == np.int64
+    assert state.frames == 2
+    assert state.frames_since_full == (0 if decision.mode == "full" else 1)
+
+
+def test_decide_adaptive_first_frame_full_whatever_the_similarity() -> None:
+    decision, state = decide(adaptive(), GateState(), np.ones(5, np.float32))
+    assert decision.mode == "full"
+    assert state == SEEN
+
+
+def test_decide_adaptive_still_scene_full_every_max_interval() -> None:
+    modes = run(adaptive(max_interval=4), [np.ones(10, np.float32)] * 9)
+    assert modes == ["full", "skip", "skip", "skip"] * 2 + ["full"]
+
+
+@given(st.lists(similarities, max_size=30), st.integers(1, 6))
+def test_decide_adaptive_any_stream_full_within_max_interval(frames: list[np.ndarray], interval: int) -> None:
+    modes = run(adaptive(max_interval=interval), frames)
+    for first in range(len(modes) - interval + 1):
+        assert "full" in modes[first : first + interval]
+
+
+def test_decide_adaptive_share_equal_to_cut_stays_selective() -> None:
+    similarity = np.array([0.1] * 4 + [1.0] * 6, np.float32)
+    assert decide(adaptive(cut=0.4), SEEN, similarity)[0].mode == "selective"
+    similarity[4] = 0.1
+    assert decide(adaptive(cut=0.4), SEEN, similarity)[0].mode == "full"
+
+
+def test_decide_adaptive_nan_token_recomputed_first() -> None:
+    similarity = np.array([1.0, 0.2, np.nan, 1.0, 1.0, 1.0], np.float32)
+    decision, _ = decide(adaptive(floor=0.0, cut=1.0), SEEN, similarity)
+    assert decision.indices.tolist() == [1, 2]
+
+
+def test_decide_does_not_change_similarity() -> None:
+    similarity = np.array([np.nan, 0.2, 1.0], np.float32)
+    copy = similarity.copy()
+    decide(paper(4, 0.5), SEEN, similarity)
+    np.testing.assert_array_equal(similarity, copy)
