@@ -17,7 +17,7 @@ help:  ## Show this list
 setup: $(INSTALLED)  ## Create .venv and install everything for development (PYTHON=python3.12 chooses one)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from stc_export.pipeline.types import BuildRequest
+from tests.bundles import built_once
+
 from stc_export.demo.checkpoint import write_demo_checkpoint
 from tests import checkpoints
 
@@ -80,3 +83,29 @@ def new_layout_checkpoint(checkpoint_root: Path) -> Path:
 def siglip_checkpoint(checkpoint_root: Path) -> Path:
     """See :func:`tests.checkpoints.write_siglip`: T = 729, M = 196."""
     return checkpoints.shared_directory(checkpoint_root, "siglip", checkpoints.write_siglip)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """fp32 bundle of the tiny checkpoint."""
+    return built_once(tmp_path_factory, "tiny", lambda out: BuildRequest(str(tiny_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """fp16 bundle of the tiny checkpoint."""
+    return built_once(
+        tmp_path_factory, "tiny-fp16", lambda out: BuildRequest(str(tiny_checkpoint), out=out, precision="fp16")
+    )
+
+
+@pytest.fixture(scope="session")
+def untied_bundle(tmp_path_factory: pytest.TempPathFactory, untied_checkpoint: Path) -> Path:
+    """fp32 bundle of the untied checkpoint, whose features are those of the last layer but one."""
+    return built_once(tmp_path_factory, "untied", lambda out: BuildRequest(str(untied_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def siglip_bundle(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
+    """fp32 bundle of the checkpoint with SigLIP so400m layers."""
+    return built_once(tmp_path_factory, "siglip", lambda out: BuildRequest(str(siglip_checkpoint), out=out))

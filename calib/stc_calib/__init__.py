@@ -1,1 +1,1 @@
-"""Calibration data, quantisation and policy tuning; runs on the export machine."""
+"""Calibration data, quantisation and policy tuning; for now the sample data that parity checks feed."""

@@ -138,7 +138,7 @@ class Decoder:
     def _take(self, text: str, end: int) -> str:
         new = text[self._returned : end]
         if end < len(text):
-            self._returned = max(self._returned, end)
+            self._returned = end
         else:
             self._context = self._pending[-1:] if text else self._context
             self._pending = []

@@ -18,7 +18,7 @@ import math
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 #: Rate of a video that states none, or one outside what cameras do.
 _DEFAULT_RATE = 25.0
@@ -75,6 +74,7 @@ def read_frames(path: str | Path, fps: float) -> VideoReader:
     return VideoReader(path, fps)
 
 
+@final
 class VideoReader:
     """Frames of one video: uint8 [H, W, 3] RGB, upright and contiguous, each with its time in seconds.
 
@@ -101,7 +101,7 @@ class VideoReader:
         self._progress = _Progress(_stated_length(av, container, stream))
         self._frames = _rgb_frames(av, _sampled(_timed(av, container, stream, self._progress), fps), self._progress)
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> VideoReader:
         """Return the reader itself: a video is read once."""
         return self
 
@@ -125,7 +125,7 @@ class VideoReader:
             )
         raise StopIteration
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> VideoReader:
         """Return the reader itself."""
         return self
 
@@ -169,7 +169,7 @@ class _Timed:
 
 def _import_av() -> Any:
     try:
-        import av  # noqa: TID253
+        import av
     except ImportError as error:
         raise MissingDependencyError(
             'Reading a video needs the package "av", which is not installed.',
@@ -222,13 +222,13 @@ def _picture_stream(av: Any, container: Any, path: str | Path) -> Any:
 
 
 def _is_cover(av: Any, stream: Any) -> bool:
-    """Whether a picture track is only the cover of a piece of music (PyAV 12 and 13 do not tell)."""
+    """Whether a picture track is only the cover of a piece of music (PyAV tells since 14.2)."""
     disposition = getattr(stream, "disposition", None)
     return disposition is not None and bool(disposition & av.stream.Disposition.attached_pic)
 
 
 def _stated_length(av: Any, container: Any, stream: Any) -> float | None:
-    """Seconds that the header promises."""
+    """Return the seconds that the header promises."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
@@ -276,7 +276,7 @@ def _timed(av: Any, container: Any, stream: Any, progress: _Progress) -> Iterato
         time_s = following if stamp is None or origin is None else stamp - origin
         if last is not None and time_s <= last:
             time_s = following
-        ticks = getattr(frame, "duration", None)  # since PyAV 13
+        ticks = getattr(frame, "duration", None)  # since PyAV 15
         length = float(ticks * frame.time_base) if ticks and frame.time_base else frame_s
         last, progress.end_s = time_s, time_s + length
         yield _Timed(frame, time_s, time_s + length)
@@ -284,7 +284,7 @@ def _timed(av: Any, container: Any, stream: Any, progress: _Progress) -> Iterato
 
 
 def _frame_length(stream: Any) -> float:
-    """Seconds per frame at the stated average rate."""
+    """Return the seconds per frame at the stated average rate."""
     for rate in (stream.average_rate, stream.guessed_rate):
         if rate and 0 < rate <= _LARGEST_RATE:
             return 1.0 / float(rate)

@@ -1,5 +1,8 @@
 """``stc-export inspect``."""
 
+import re
+from collections.abc import Sequence
+
 import typer
 
 from stc_export.cli.options import BundleArgument, JsonFlag
@@ -51,13 +54,31 @@ def _graphs(result: InspectResult) -> str:
     lines = []
     for graph in result.manifest.graphs:
         lines.append(f"{graph.role}/{one_line(graph.variant)}  {graph.file}  {bytes_text(sizes[graph.file])}")
-        lines += [f"  in   {_port(port)}" for port in graph.inputs]
-        lines += [f"  out  {_port(port)}" for port in graph.outputs]
+        lines += [f"  in   {port}" for port in ports_text(graph.inputs)]
+        lines += [f"  out  {port}" for port in ports_text(graph.outputs)]
     return "\n".join(lines)
 
 
-def _port(port: TensorSpec) -> str:
-    return f"{one_line(port.name)} {port.dtype} [{', '.join(one_line(str(size)) for size in port.shape)}]"
+def ports_text(ports: Sequence[TensorSpec]) -> list[str]:
+    """Return a line per tensor, or one for those that differ only in the number of their layer.
+
+    Args:
+        ports: Declared inputs or outputs, e.g. ``key_0_in``, ``key_1_in``.
+
+    Returns:
+        For example ``key_{0..1}_in float32 [4, T, 48]``.
+    """
+    groups: dict[str, list[str]] = {}
+    for port in ports:
+        name, size = one_line(port.name), ", ".join(one_line(str(size)) for size in port.shape)
+        number = re.search(r"(?<=_)\d+(?=_)", name)
+        pattern = f"{name[: number.start()]}#{name[number.end() :]}" if number else name
+        groups.setdefault(f"{pattern} {port.dtype} [{size}]", []).append(number.group() if number else "")
+    return [line.replace("#", _span(numbers)) for line, numbers in groups.items()]
+
+
+def _span(numbers: Sequence[str]) -> str:
+    return numbers[0] if len(numbers) == 1 else f"{{{numbers[0]}..{numbers[-1]}}}"
 
 
 def _weights(result: InspectResult) -> str:

@@ -82,9 +82,7 @@ def pair_questions(ask: list[str], at: list[float]) -> tuple[Question, ...]:
         UsageError: More times than questions, or a time below zero.
     """
     if len(at) > len(ask):
-        raise UsageError(
-            f"--at appears {len(at)}x but --ask only {len(ask)}x.", "Give each --at its --ask, in order."
-        )
+        raise UsageError(f"--at appears {len(at)}x but --ask only {len(ask)}x.", "Give each --at its --ask, in order.")
     for seconds in at:
         check_least("--at", seconds, 0)
     times = [*at, *[None] * (len(ask) - len(at))]

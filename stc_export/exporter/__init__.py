@@ -1,0 +1,1 @@
+"""Split a checkpoint: read, trace, write weights, compare."""

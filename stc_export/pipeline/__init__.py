@@ -1,1 +1,1 @@
-"""One module per command: a frozen request in, a frozen result out; knows nothing of terminals."""
+"""What the commands do, one module each, without a command line."""

@@ -1,1 +1,1 @@
-"""What both sides share: sizes, manifest, policy, errors, progress. Standard library only."""
+"""Words, sizes, contracts and errors that every other package speaks; standard library only."""

@@ -28,6 +28,9 @@ HistoryKind = Literal["none", "window", "mean"]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
+#: Selections and the name of the ``vit`` input [R] that carries them: token indices, or only a length.
+SELECTION_INPUTS: dict[str, str] = {"gate": "indices", "per_layer": "carrier", "shared": "carrier"}
+
 #: Bytes of one element.
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int64": 8, "uint8": 1}
 

@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from stc_runtime.gate import GateState, decide
 
 from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy
+from stc_runtime.gate import GateState, decide
 
 SEEN = GateState(frames_since_full=0, has_reference=True, frames=1)
 similarities = st.lists(
@@ -65,6 +65,12 @@ def test_decide_paper_ratio_clamped_to_frame(ratio: float, expected: int) -> Non
     decision, _ = decide(paper(4, ratio), SEEN, np.ones(20, np.float32))
     assert decision.mode == "selective"
     assert decision.indices.tolist() == list(range(expected))  # all equal: lower index first
+
+
+def test_decide_paper_many_ties_lower_index_first() -> None:
+    similarity = np.random.default_rng(0).integers(0, 3, 729).astype(np.float32)
+    decision, _ = decide(paper(4, 0.5), SEEN, similarity)
+    assert decision.indices.tolist() == lowest(similarity, 364)
 
 
 def test_decide_paper_without_reference_full() -> None:

@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from stc_runtime.history import PrunerHistory
 
 from stc_export.spec.manifest import PrunerEntry
+from stc_runtime.history import PrunerHistory
 
 WIDTH = 3
 entries = st.lists(

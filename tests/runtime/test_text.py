@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stc_runtime.text import Decoder, Tokenizer
 
 from stc_export.demo.tokenizer import SPECIAL_TOKENS, token_ids, write_tokenizer
 from stc_export.spec.errors import BundleError, MissingDependencyError, QuestionError
 from stc_export.spec.manifest import Piece
+from stc_runtime.text import Decoder, Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ QUESTIONS = [
     "\n\nnew lines\r\n",
     "it's 12345 o'clock, isn't it?",
     "caf\u00e9 and cafe\u0301 (two ways to write it)",
-    "桌子上有什么？ 😀👩‍👩‍👧 🇩🇪",
+    "桌子上有什么\uff1f 😀👩‍👩‍👧 🇩🇪",
     "\x00\x01\x7f\u200b control",
     "\u0301 starts with a combining mark",
     "a" * 3000,
@@ -162,6 +162,18 @@ def test_decoder_can_be_used_again_after_finish(tokenizer: Tokenizer) -> None:
     assert decoder.finish() == "\ufffd"
     assert decoder.finish() == ""
     assert "".join(map(decoder.push, tokenizer.encode_plain("new"))) == "new"
+
+
+def test_stream_of_a_tokenizer_that_marks_words_by_their_first_character_keeps_the_spaces() -> None:
+    import tokenizers
+    from tokenizers import decoders, models
+
+    words = ["\u2581Hello", "\u2581world", "!", *(f"<0x{byte:02X}>" for byte in "😀".encode())]
+    backend = tokenizers.Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    pieces = _stream(Tokenizer(backend, frozenset()), [0, 1, 3, 4, 5, 6, 2, 1])
+    assert pieces == ["Hello", " world", "", "", "", "😀", "!", " world", ""]
 
 
 @given(st.lists(st.integers(0, 511), max_size=60))

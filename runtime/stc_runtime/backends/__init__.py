@@ -1,0 +1,1 @@
+"""Backends: what executes the graphs of a bundle."""

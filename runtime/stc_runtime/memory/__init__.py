@@ -1,0 +1,1 @@
+"""What the LLM remembers: planner, KV buffers, rotary positions."""

@@ -1,0 +1,1 @@
+"""LLaVA-OneVision: SigLIP, two-layer projector with bilinear pooling, Qwen2."""

@@ -207,10 +207,13 @@ class RankingEncoder(VisionEncoder):
                 flat_reference = key.permute(1, 0, 2).reshape(self.tokens, self.width)
                 similarity = cosine(k.float(), flat_reference.float())
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
+            rows = head_rows(indices, self.heads, self.tokens)
             q, v = layer.qv(take_rows(normed, indices)).split(self.width, dim=-1)
-            new[0].append(layer.split_heads(k))
-            new[1].append(layer.put_heads(value, head_rows(indices, self.heads, self.tokens), v))
-            new[2].append(put_rows(attention, indices, layer.attend(q, new[0][-1], new[1][-1])))
+            # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that slow
+            # drift adds up until it is noticed.
+            new[0].append(layer.put_heads(key, rows, take_rows(k, indices)))
+            new[1].append(layer.put_heads(value, rows, v))
+            new[2].append(put_rows(attention, indices, layer.attend(q, layer.split_heads(k), new[1][-1])))
             x = x + new[2][-1]
             new[3].append(put_rows(mlp, indices, layer.mlp(take_rows(x, indices))))
             x = x + new[3][-1]

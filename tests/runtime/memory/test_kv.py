@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from stc_export.spec.errors import ParityError, ResourceError
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape, bucket_for
 from stc_runtime.memory.rotary import shift_keys
-
-from stc_export.spec.errors import ParityError, ResourceError
 from tests.reference.naive_kv import NaiveKV, Record, rotate
 
 THETA = 10_000.0
@@ -212,7 +212,7 @@ def test_write_not_finite_refused_and_memory_stays_finite(bad: float, what: str)
     fine = np.ones((1, 3, 2, 4), np.float16)
     broken = fine.copy()
     broken[0, 1, 1, 2] = bad
-    with pytest.raises(ParityError, match="Layer 1 .* not finite"):
+    with pytest.raises(ParityError, match=r"Layer 1 .* not finite"):
         kv.write(1, 0, broken if what == "keys" else fine, broken if what == "values" else fine)
     assert all(np.isfinite(view).all() for view in kv.past(1))
 
@@ -228,6 +228,18 @@ def test_used_outside_bucket_refused() -> None:
     kv = KVMemory(SHAPE, np.float32, THETA)
     with pytest.raises(ValueError, match="65 used slots in a bucket of 64"):
         kv.used = 65
+
+
+def test_set_sink_anew_takes_its_keys_from_position_zero() -> None:
+    kv, tokens = KVMemory(SHAPE, np.float32, THETA), new_tokens(np.random.default_rng(0), 6, 0)
+    naive = NaiveKV(THETA)
+    for records in (tokens[:4], tokens[2:]):
+        naive.sink, naive.records = 4, [Record(r.key, r.value, i) for i, r in enumerate(records)]
+        write(kv, 0, naive.records)
+        kv.set_sink(4)
+        kv.move_sink(50)
+        naive.move_sink(50)
+        check_equal(kv, naive, 1e-6)
 
 
 def test_set_sink_beyond_reserve_refused() -> None:

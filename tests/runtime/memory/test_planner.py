@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import hypothesis.strategies as st
 import pytest
@@ -65,7 +66,7 @@ class Run:
         state, limits, positions = self.state, self.limits, self.buffers.positions
         assert self.buffers.labels == [token.label for token in self.naive.tokens]
         assert [p - state.origin for p in positions] == [token.position for token in self.naive.tokens]
-        assert all(a < b for a, b in zip(positions, positions[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(positions))
         assert state.origin >= 0
         assert len(positions) == state.used <= limits.kv_tokens
         assert all(p < state.next_position for p in positions)
@@ -170,6 +171,15 @@ def test_admit_context_end_rebases_to_zero() -> None:
     plan, state = planner.admit(state, "frame", 5, 5)
     assert (plan.rebase_by, plan.origin, plan.position) == (5, 0, 7)
     assert state.next_position == 12
+
+
+def test_admit_up_to_the_last_position_does_not_rebase() -> None:
+    state = planner.start(Limits(kv_tokens=12, answer_tokens=4, context=21), 2, 5, 5)
+    for _ in range(2):
+        _, state = planner.admit(state, "frame", 5, 5)
+    plan, state = planner.admit(state, "frame", 5, 5)
+    assert (plan.rebase_by, plan.origin, plan.position) == (0, 5, 12)
+    assert state.next_position + 4 == 21
 
 
 def test_admit_long_span_evicts_for_positions_though_slots_are_free() -> None:

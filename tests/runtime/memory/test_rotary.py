@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from stc_runtime.memory.rotary import shift_keys
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, apply_rotary_pos_emb
 
+from stc_runtime.memory.rotary import shift_keys
 from tests.reference.naive_kv import rotate
 
 THETA = 1_000_000.0

@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from stc_runtime.text import Tokenizer
 
 from stc_export.demo.checkpoint import CHAT_TEMPLATE
 from stc_export.demo.tokenizer import token_ids, write_tokenizer
@@ -15,6 +14,7 @@ from stc_export.exporter import prompt
 from stc_export.exporter.prompt import prompt_from_checkpoint
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import Piece, PromptSpec
+from stc_runtime.text import Tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,9 +157,19 @@ def test_stop_tokens_come_from_generation_config_then_config(
 
 
 def test_next_turn_ends_the_answer_with_the_default_stop_when_there_are_several(checkpoint: Path) -> None:
-    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, END_OF_TEXT]}))
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [END_OF_TEXT, END]}))
     spec = _spec(_with_template(checkpoint, ONE_TURN_TEMPLATE))
-    assert (spec.stop_tokens, spec.next_turn[0]) == ((END, END_OF_TEXT), Piece(token=END))
+    assert (spec.stop_tokens, spec.next_turn[0]) == ((END_OF_TEXT, END), Piece(token=END))
+
+
+def test_longest_of_two_added_tokens_wins_as_in_the_tokenizer(checkpoint: Path) -> None:
+    data = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    data["added_tokens"].append({**data["added_tokens"][0], "id": 501, "content": "<|im_end|>\n", "special": False})
+    (checkpoint / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    spec = _spec(_with_template(checkpoint, TEXT_TEMPLATE))
+    ids = Tokenizer.open(checkpoint / "tokenizer.json").encode_prompt(spec.before_video)
+    assert 501 in ids
+    assert list(ids) == _transformers_ids(checkpoint, [_user(as_list=False)])[: len(ids)]
 
 
 def test_white_space_beside_a_token_that_strips_it_is_dropped(checkpoint: Path) -> None:

@@ -1,0 +1,127 @@
+"""Open a bundle directory: read its manifest and check its files before anything in them is used."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_export.spec.errors import BundleError
+from stc_export.spec.manifest import (
+    DTYPE_BYTES,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    TableEntry,
+    manifest_from_text,
+)
+
+#: Files up to this size are hashed whenever a bundle is opened; larger ones by ``stc-export inspect``.
+HASHED_WHEN_OPENED_BYTES = 64 * 1024 * 1024
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle.
+
+    Attributes:
+        root: Its directory.
+        manifest: What it says of itself.
+    """
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read and check a bundle: manifest, presence, kind and size of every file, and the digest of the smaller ones.
+
+        Raises:
+            BundleError: It is missing, not a bundle, newer, or a file of it is missing or altered.
+        """
+        manifest = read_manifest(path)
+        for entry in manifest.files:
+            check_file(path, entry)
+        return cls(path, manifest)
+
+    def table(self, name: str) -> NDArray[Any]:
+        """Map a host table into memory, read-only.
+
+        Raises:
+            BundleError: There is no such table, or it does not lie inside its file.
+        """
+        entry = self.manifest.table(name)
+        file = self.root / entry.file
+        if not _inside(entry, file):
+            raise BundleError(f'The table "{name}" does not lie inside "{entry.file}".', "Build the bundle again.")
+        return np.memmap(file, dtype=entry.dtype, mode="r", offset=entry.offset_bytes, shape=entry.shape)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of a bundle.
+
+    Raises:
+        BundleError: There is no bundle, or its manifest cannot be used.
+    """
+    file = path / MANIFEST_NAME
+    if not path.is_dir() or not file.is_file():
+        raise BundleError(f'"{path}" is not a bundle: it has no {MANIFEST_NAME}.', "Build one with stc-export build.")
+    try:
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f'The manifest of "{path}" is larger than any manifest.', "Build the bundle again.")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f'The manifest of "{path}" cannot be read ({error}).', "Build the bundle again.") from error
+    return manifest_from_text(text, str(path))
+
+
+def check_file(root: Path, entry: FileEntry) -> None:
+    """Check that a listed file is a plain file inside the bundle with the listed size, and its digest if it is small.
+
+    Raises:
+        BundleError: It is not.
+    """
+    path = root
+    for part in entry.path.split("/"):
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError as error:
+            raise BundleError(f'"{entry.path}" is missing from "{root}".', "Copy or build the bundle again.") from error
+        if stat.S_ISLNK(mode):
+            raise BundleError(f'"{entry.path}" in "{root}" is a link.', "Copy the bundle with links resolved.")
+    if not stat.S_ISREG(mode) or path.stat().st_size != entry.size_bytes:
+        raise BundleError(
+            f'"{entry.path}" in "{root}" is not the file of {entry.size_bytes:,} bytes that was built.',
+            "Copy or build the bundle again.",
+        )
+    if entry.size_bytes <= HASHED_WHEN_OPENED_BYTES and file_digest(path) != entry.sha256:
+        raise BundleError(f'"{entry.path}" in "{root}" was altered.', "Copy or build the bundle again.")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _inside(entry: TableEntry, file: Path) -> bool:
+    elements = 1
+    for dimension in entry.shape:
+        if dimension < 1:
+            return False
+        elements *= dimension
+    end = entry.offset_bytes + elements * DTYPE_BYTES[entry.dtype]
+    return entry.offset_bytes >= 0 and end <= file.stat().st_size

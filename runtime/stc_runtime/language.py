@@ -1,0 +1,142 @@
+"""The language model of one stream: its KV memory, prefill and decoding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_runtime.footprint import kv_budget
+from stc_runtime.memory import planner
+from stc_runtime.memory.kv import KVMemory, KVShape
+
+if TYPE_CHECKING:
+    from stc_export.spec.policy import Policy
+    from stc_runtime.model import Model
+
+
+class StreamMemory:
+    """What the LLM remembers of one stream: a sink, then frames and dialogues."""
+
+    def __init__(self, model: Model, policy: Policy, sink: tuple[int, ...], frame_tokens: int) -> None:
+        """Open the LLM, reserve the KV memory and prefill the sink.
+
+        Args:
+            model: Shared engines.
+            policy: Settings of the stream.
+            sink: Token ids of the prompt before the video.
+            frame_tokens: K, tokens of one frame.
+
+        Raises:
+            ResourceError: The budget does not hold the sink and one frame.
+        """
+        text = model.manifest.dims.text
+        self._engine = model.engine("llm")
+        self._layers = text.layers
+        self._limits = planner.Limits(
+            kv_budget(policy.memory, text.context), policy.memory.answer_tokens, text.context
+        )
+        self._original = policy.memory.positions == "original"
+        self._visual_tokens = model.manifest.dims.vision.visual_tokens
+        self._frame_tokens = frame_tokens
+        self._sink = model.embed(sink)
+        self._start()  # checks the budget before memory is reserved for it
+        shape = KVShape(text.layers, text.kv_heads, text.head_dim, self._limits.capacity, max(1, len(sink)))
+        self._kv = KVMemory(shape, model.dtype, text.rope_theta)
+        self._state = self.reset()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the KV memory."""
+        return self._kv.nbytes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens remembered, sink included."""
+        return self._state.used
+
+    @property
+    def frames(self) -> int:
+        """Frames remembered."""
+        return self._state.frames
+
+    def reset(self) -> planner.MemoryState:
+        """Forget the stream and prefill the sink."""
+        self._kv.reset()
+        self._state = self._start()
+        if len(self._sink):
+            self._forward(self._sink, 0, np.arange(len(self._sink), dtype=np.int64))
+        self._kv.set_sink(len(self._sink))
+        return self._state
+
+    def _start(self) -> planner.MemoryState:
+        return planner.start(self._limits, len(self._sink), self._frame_tokens, self._span(self._frame_tokens))
+
+    def _span(self, tokens: int) -> int:
+        return self._visual_tokens if self._original else tokens
+
+    def add_frame(self, tokens: NDArray[Any], indices: NDArray[np.int64]) -> int:
+        """Prefill the kept tokens of a frame and remember them.
+
+        Args:
+            tokens: Visual tokens [K, D].
+            indices: Their raster indices [K], ascending.
+
+        Returns:
+            Frames that were evicted to make room.
+        """
+        plan, self._state = planner.admit(self._state, "frame", len(tokens), self._span(len(tokens)))
+        self._kv.apply(plan)
+        offsets = indices if self._original else np.arange(len(tokens), dtype=np.int64)
+        self._forward(tokens, plan.slot, plan.position + offsets)
+        return plan.evicted_frames
+
+    def begin_question(self, tokens: int) -> planner.QuestionPlan:
+        """Reserve slots for a question of ``tokens`` tokens and its answer; the stream's memory stays as it is.
+
+        Raises:
+            QuestionError: It does not fit.
+        """
+        plan = planner.question(self._state, tokens)
+        self._kv.ensure(self._limits.answer_tokens + plan.slot)
+        return plan
+
+    def extend(self, embeds: NDArray[Any], plan: planner.QuestionPlan, done: int) -> NDArray[np.float32]:
+        """Run tokens of a question or answer; returns the logits [V] of the last.
+
+        Args:
+            embeds: Embeddings [S, D].
+            plan: Place of the question.
+            done: Tokens of question and answer that were run before.
+        """
+        positions = np.arange(len(embeds), dtype=np.int64) + (plan.position + done)
+        return self._forward(embeds, plan.slot + done, positions)
+
+    def forget_question(self) -> None:
+        """Hide everything behind the stream's memory."""
+        self._kv.used = self._state.used
+
+    def remember_question(self, tokens: int) -> None:
+        """Keep the ``tokens`` tokens that were run since :meth:`begin_question` as part of the stream."""
+        plan, self._state = planner.admit(self._state, "dialogue", tokens, tokens)
+        self._kv.apply(plan)
+        self._kv.used = self._state.used
+
+    def _forward(self, embeds: NDArray[Any], slot: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        count = len(embeds)
+        self._kv.ensure(slot + count)
+        self._kv.used = slot
+        feeds: dict[str, NDArray[Any]] = {
+            "inputs_embeds": np.ascontiguousarray(embeds)[None],
+            "position_ids": positions[None],
+            "past_bias": self._kv.bias(),
+        }
+        for layer in range(self._layers):
+            feeds[f"key_{layer}_in"], feeds[f"value_{layer}_in"] = self._kv.past(layer)
+        outputs = self._engine.run(feeds, {})
+        for layer in range(self._layers):
+            self._kv.write(layer, slot, outputs[f"key_{layer}_out"], outputs[f"value_{layer}_out"])
+        self._kv.used = slot + count
+        logits: NDArray[np.float32] = outputs["logits"][0]
+        return logits

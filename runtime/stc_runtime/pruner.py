@@ -1,0 +1,62 @@
+"""From ViT features to the visual tokens that the LLM gets, with the pruning history of one stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_runtime.history import PrunerHistory
+
+if TYPE_CHECKING:
+    from stc_export.spec.policy import Policy
+    from stc_runtime.model import Model
+
+
+class FramePruner:
+    """Projects, pools and prunes the frames of one stream."""
+
+    def __init__(self, model: Model, policy: Policy) -> None:
+        """Open the pruner graph of the policy's method and reserve its history.
+
+        Args:
+            model: Shared engines.
+            policy: Settings of the stream.
+        """
+        method = policy.pruner.method
+        graph = model.manifest.graph("pruner", method)
+        self._engine = model.engine("pruner", method)
+        self._history = PrunerHistory(model.manifest.pruner(method), policy.pruner.history)
+        declared = {spec.name for spec in graph.inputs}
+        total = model.manifest.dims.vision.visual_tokens
+        self.kept = kept_tokens(total, policy.pruner.keep) if "carrier" in declared else total
+        fixed = {
+            "alpha": np.array([policy.pruner.alpha], np.float32),
+            "carrier": np.zeros(self.kept, np.int64),
+        }
+        self._fixed = {name: array for name, array in fixed.items() if name in declared}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the history."""
+        return self._history.nbytes
+
+    def prune(self, features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending, for features [T, C]."""
+        outputs = self._engine.run({"features": features, **self._history.inputs(), **self._fixed}, {})
+        if "history_entry" in outputs:
+            self._history.push(outputs["history_entry"])
+        return outputs["visual_tokens"], outputs["kept_indices"]
+
+    def reset(self) -> None:
+        """Start a new stream."""
+        self._history.reset()
+
+
+def kept_tokens(total: int, keep: float) -> int:
+    """Return K for M = ``total``: rounded down as in the paper, at least 1.
+
+    The product is computed with a little slack, so that 0.3 of 10 is 3 in spite of binary fractions.
+    """
+    return min(total, max(1, int(total * keep + 1e-9)))

@@ -1,0 +1,192 @@
+"""Parity cases of a LLaVA-OneVision: each graph on inputs drawn from a real picture.
+
+Full passes are compared with transformers. What transformers does not have, selective passes and pruning methods, is
+compared with the traced PyTorch module in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stc_calib.pictures import real_frames
+from stc_export.exporter.graphs import GraphDef
+from stc_export.exporter.parity import Arrays, ParityCase
+from stc_export.families.base import ParityInputs
+from stc_export.families.llava_onevision.config import LlavaConfig
+from stc_export.families.llava_onevision.decoder import HIDDEN
+from stc_export.families.llava_onevision.reference import load_reference
+from stc_export.families.llava_onevision.split import split_model
+from stc_export.pruners import PRUNERS
+from stc_export.spec.manifest import SELECTION_INPUTS
+
+Frame = NDArray[np.uint8]
+
+
+def parity_cases(config: LlavaConfig, inputs: ParityInputs) -> Iterator[ParityCase]:
+    """Yield cases for every graph: gate, the three selections full and at 25 %, each pruner twice, prefill and decode."""
+    checker = _Checker(config, inputs)
+    with torch.no_grad():
+        yield from checker.gate()
+        for selection in SELECTION_INPUTS:
+            yield from checker.vit(selection)
+        for method in PRUNERS:
+            yield from checker.pruner(method.name)
+        yield from checker.llm()
+
+
+class _Checker:
+    """Holds the reference model and the frames while the cases of one build are made."""
+
+    def __init__(self, config: LlavaConfig, inputs: ParityInputs) -> None:
+        self.config, self.inputs = config, inputs
+        self.model = load_reference(inputs.checkpoint, inputs.sample)
+        self.frames = real_frames(config.dims.vision.image_size)
+        self.graphs = {
+            (graph.role, graph.variant): graph
+            for graph in split_model(config, "float32", (inputs.preprocessing.mean, inputs.preprocessing.std)).graphs
+        }
+        self.patches = [self._patches(frame) for frame in self.frames]
+        self.features = self._features()
+
+    def _pixels(self, frame: Frame) -> Any:
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.inputs.preprocessing.mean, self.inputs.preprocessing.std))
+        return ((torch.from_numpy(frame).permute(2, 0, 1) / 255.0 - mean) / std)[None]
+
+    def _patches(self, frame: Frame) -> NDArray[np.float32]:
+        embeddings = self.model.model.vision_tower.embeddings
+        with torch.no_grad():
+            return _array((embeddings(self._pixels(frame)) - embeddings.position_embedding.weight)[0])
+
+    def _features(self) -> NDArray[np.float32]:
+        with torch.no_grad():
+            out = self.model.model.vision_tower(self._pixels(self.frames[0]), output_hidden_states=True)
+        return _array(out.hidden_states[-1][0])
+
+    def _typed(self, array: Any) -> NDArray[Any]:
+        return np.ascontiguousarray(array, dtype=self.inputs.dtype)
+
+    def _module(self, graph: GraphDef) -> Any:
+        """Return the traced module in float32 with the weights that the bundle stores."""
+        with torch.device("meta"):
+            module = graph.module().eval()
+        places = {n: f for f, names in self.inputs.weight_names.items() for n in names if f in graph.weight_files}
+        weights = {n: torch.from_numpy(self.inputs.weight(places[n], n)) for n, _ in module.named_parameters()}
+        shaped = {n: weights[n].reshape(p.shape) for n, p in module.named_parameters()}
+        module.load_state_dict(shaped, strict=True, assign=True)
+        return module
+
+    def _expected(self, graph: GraphDef, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        flat = [torch.from_numpy(np.asarray(feeds[s.name], dtype=s.dtype)) for s in graph.inputs]
+        result = self._module(graph)(*graph.nest(flat))
+        return {spec.name: _array(value) for spec, value in zip(graph.outputs, result, strict=True)}
+
+    def gate(self) -> Iterator[ParityCase]:
+        """First frame against transformers' embeddings, second frame against the module."""
+        graph = self.graphs["cacher_gate", "default"]
+        empty = np.zeros_like(self.patches[0])
+        feeds = {"frame": self.frames[0], "reference": self._typed(empty)}
+        yield ParityCase(graph.file, "first frame", "transformers", feeds, {"patch_embeddings": self.patches[0]})
+        feeds = {"frame": self.frames[1], "reference": self._typed(self.patches[0])}
+        expected = self._expected(graph, feeds)
+        yield ParityCase(graph.file, "second frame", "module", feeds, expected)
+
+    def vit(self, selection: str) -> Iterator[ParityCase]:
+        """Full pass against transformers, 25 % of the tokens of the second frame against the module."""
+        graph = self.graphs["vit", selection]
+        name = SELECTION_INPUTS[selection]
+        state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.dtype) for s in graph.inputs[2:]}
+        tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
+        feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **state}
+        yield ParityCase(graph.file, "full", "transformers", feeds, {"features": self.features})
+        cache = self.inputs.run(graph.file, feeds)
+        state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n != "features"}
+        chosen = self._least_similar(len(tokens) // 4 or 1)
+        feeds = {"patch_embeddings": self._typed(self.patches[1]), name: chosen, **state}
+        yield ParityCase(graph.file, "selective 25 %", "module", feeds, self._expected(graph, feeds))
+
+    def _least_similar(self, count: int) -> NDArray[np.int64]:
+        a, b = self.patches
+        cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1) + 1e-12)
+        return np.sort(np.argsort(cosine, kind="stable")[:count]).astype(np.int64)
+
+    def _visual_tokens(self) -> NDArray[np.float32]:
+        projected = self.model.model.multi_modal_projector(torch.from_numpy(self.features)[None])
+        return _array(self.model.model.apply_pooling(projected)[0])
+
+    def pruner(self, name: str) -> Iterator[ParityCase]:
+        """All visual tokens against transformers; a third of them, with a history, against the module."""
+        graph = self.graphs["pruner", name]
+        tokens = self._visual_tokens()
+        feeds: dict[str, NDArray[Any]] = {"features": self._typed(self.features)}
+        specs = {s.name: s for s in graph.inputs}
+        if "history" in specs:
+            width = int(specs["history"].shape[1])
+            feeds["history"] = np.zeros((1, width), np.float32)
+            feeds["history_weights"] = np.zeros(1, np.float32)
+        if "alpha" in specs:
+            feeds["alpha"] = np.array([0.5], np.float32)
+        if "carrier" in specs:
+            feeds["carrier"] = np.zeros(len(tokens), np.int64)
+        yield ParityCase(graph.file, "all tokens", "transformers", feeds, {"visual_tokens": tokens})
+        if "carrier" not in specs:
+            return
+        feeds = {**feeds, "carrier": np.zeros(max(1, len(tokens) // 3), np.int64)}
+        if "history" in specs:
+            feeds["history"] = self.inputs.run(graph.file, feeds)["history_entry"][None]
+            feeds["history_weights"] = np.ones(1, np.float32)
+        expected = self._expected(graph, feeds)
+        # Rows depend on which tokens were kept; the indices are compared as a set, the rows by the graph's own indices.
+        kept = self.inputs.run(graph.file, feeds)["kept_indices"]
+        yield ParityCase(
+            graph.file,
+            "a third of the tokens",
+            "module",
+            feeds,
+            {**expected, "visual_tokens": tokens[kept]},
+            frozenset({"kept_indices"}),
+        )
+
+    def llm(self) -> Iterator[ParityCase]:
+        """Prefill of real visual tokens with an empty past, then one decoding step, against transformers."""
+        graph = self.graphs["llm", "default"]
+        embeds = self._visual_tokens()[:48]
+        steps = len(embeds) - 1
+        out = self.model.model.language_model(inputs_embeds=torch.from_numpy(embeds)[None], use_cache=True)
+        cache = [(_array(layer.keys), _array(layer.values)) for layer in out.past_key_values.layers]
+        for name, first, last in (("prefill", 0, steps), ("decode", steps, steps + 1)):
+            logits = _array(self.model.lm_head(out.last_hidden_state[:, last - 1]))
+            feeds = {
+                "inputs_embeds": self._typed(embeds[None, first:last]),
+                "position_ids": np.arange(first, last, dtype=np.int64)[None],
+                **self._past(cache, first),
+            }
+            new = [(k[:, :, first:last], v[:, :, first:last]) for k, v in cache]
+            yield ParityCase(graph.file, name, "transformers", feeds, {"logits": logits, **_ports(new, "out")})
+
+    def _past(self, cache: Sequence[tuple[NDArray[Any], NDArray[Any]]], used: int) -> dict[str, NDArray[Any]]:
+        """Past buffers with ``used`` tokens and slots that hold nothing, as the runtime passes them."""
+        slots = used + 16
+        bias = np.full((1, slots), HIDDEN, self.inputs.dtype)
+        bias[:, :used] = 0
+        padded = [tuple(_padded(half[:, :, :used], slots) for half in layer) for layer in cache]
+        ports = {name: self._typed(value) for name, value in _ports(padded, "in").items()}
+        return {"past_bias": bias, **ports}
+
+
+def _ports(cache: Sequence[Sequence[NDArray[Any]]], suffix: str) -> dict[str, NDArray[Any]]:
+    halves = enumerate(("key", "value"))
+    return {f"{name}_{i}_{suffix}": layer[half] for half, name in halves for i, layer in enumerate(cache)}
+
+
+def _padded(past: NDArray[Any], slots: int) -> NDArray[Any]:
+    room = [(0, 0), (0, 0), (0, slots - past.shape[2]), (0, 0)]
+    return np.pad(past, room, constant_values=1.0)
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(tensor.detach().numpy())

@@ -1,0 +1,52 @@
+"""The checkpoint in transformers' own classes, as the independent reference of parity checks.
+
+Only the sampled layers are built and read, so that a large checkpoint can be checked in little memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from stc_export.exporter.checkpoint import Checkpoint
+from stc_export.families.base import LayerSample
+
+
+def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
+    """Return a float32 ``LlavaOnevisionForConditionalGeneration`` with the sampled layers, on the CPU.
+
+    Layer i of the result is layer ``sample.vision[i]`` or ``sample.text[i]`` of the checkpoint. The embedding table is
+    loaded only where it is also the output layer.
+    """
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+
+    raw = copy.deepcopy(dict(checkpoint.config))
+    raw["vision_config"]["num_hidden_layers"] = len(sample.vision)
+    raw["text_config"]["num_hidden_layers"] = len(sample.text)
+    raw["text_config"].pop("layer_types", None)
+    raw["vision_feature_layer"] = -1
+    config = LlavaOnevisionConfig.from_dict(raw)
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration(config).eval()
+    names = {key: _source(key, sample) for key, _ in model.named_parameters(remove_duplicate=False)}
+    weights = {key: checkpoint.read(name).float() for key, name in names.items() if name in checkpoint.tensors}
+    if "lm_head.weight" not in weights:
+        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"]
+    model.load_state_dict(weights, strict=False, assign=True)
+    # Buffers that are not saved hold no data on the meta device; these two are computed again.
+    model.model.language_model.rotary_emb = Qwen2RotaryEmbedding(config.text_config)
+    embeddings = model.model.vision_tower.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+    return model
+
+
+def _source(key: str, sample: LayerSample) -> str:
+    name = key.removeprefix("model.")
+    for prefix, layers in (("vision_tower.encoder.layers.", sample.vision), ("language_model.layers.", sample.text)):
+        if name.startswith(prefix):
+            number, rest = name[len(prefix) :].split(".", 1)
+            return f"{prefix}{layers[int(number)]}.{rest}"
+    return name

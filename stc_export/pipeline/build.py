@@ -1,0 +1,232 @@
+"""``build``: a checkpoint becomes a bundle, complete and checked, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from stc_export import __version__
+from stc_export.exporter.prompt import write_tokenizer
+from stc_export.exporter.trace import trace
+from stc_export.exporter.weights import write_weights
+from stc_export.pipeline.check import check_parity
+from stc_export.pipeline.estimate import stored_files
+from stc_export.pipeline.plan import DTYPES, Prepared, prepare
+from stc_export.pipeline.source import open_source
+from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
+from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.manifest import (
+    MANIFEST_NAME,
+    SCHEMA,
+    FileEntry,
+    GraphEntry,
+    GraphParity,
+    Manifest,
+    ModelInfo,
+    Piece,
+    PromptSpec,
+    TableEntry,
+    manifest_to_text,
+)
+from stc_export.spec.progress import Progress
+from stc_runtime.text import Tokenizer
+
+T = TypeVar("T")
+
+_TOKENIZER = "tokenizer.json"
+_GRAPHS = "graphs"
+
+
+def plan_build(request: BuildRequest) -> BuildPlan:
+    """Return what :func:`run_build` would write and what a session of it needs; no weight is read.
+
+    Raises:
+        StcError: The request cannot be carried out.
+    """
+    with open_source(request.model) as source:
+        return prepare(request, source).plan
+
+
+def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
+    """Build a bundle. It appears under its name when it is complete and passed the parity check, not before.
+
+    An interrupted or failed build leaves an existing bundle as it was and removes what it had written.
+
+    Raises:
+        StcError: The request cannot be carried out.
+        ParityError: A graph's numbers are out of tolerance.
+        ResourceError: The disk is full.
+    """
+    with open_source(request.model) as source:
+        prepared = prepare(request, source)
+        out = prepared.plan.out
+        progress.note(f"target {prepared.target.name}, {prepared.precision}: {out}")
+        with _beside(out) as partial, _disk_errors(out):
+            manifest, stages = _write(prepared, request, partial, progress)
+            _replace(partial, out)
+    return BuildResult(out, manifest, stages)
+
+
+def _write(
+    prepared: Prepared, request: BuildRequest, partial: Path, progress: Progress
+) -> tuple[Manifest, tuple[StageTime, ...]]:
+    stages: list[StageTime] = []
+    (partial / _GRAPHS).mkdir()
+    weights = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
+    graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
+    parity = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
+    _refuse_failures(parity)
+    write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
+    prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
+    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER)]
+    files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
+    manifest = Manifest(
+        schema=SCHEMA,
+        writer=f"stc-export {__version__}",
+        target=prepared.target.name,
+        flavour="base",
+        precision=prepared.precision,
+        model=ModelInfo(
+            name=prepared.plan.model,
+            family=prepared.family.name,
+            architecture=prepared.checkpoint.config["architectures"][0],
+            trained=prepared.model.trained,
+            parameters=prepared.parameters,
+        ),
+        dims=prepared.model.dims,
+        preprocess=prepared.preprocessing.spec,
+        prompt=prompt,
+        tokenizer=_TOKENIZER,
+        graphs=graphs,
+        tables=_tables(prepared),
+        pruners=prepared.split.pruners,
+        policy=request.policy,
+        parity=parity,
+        files=files,
+    )
+    (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")
+    return manifest, tuple(stages)
+
+
+def _tokenized(prompt: PromptSpec, tokenizer: Tokenizer) -> PromptSpec:
+    """Turn the parts that never change into token ids, so that a device needs no tokenizer to start a stream."""
+
+    def ids(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+        return tuple(Piece(token=token) for token in tokenizer.encode_prompt(pieces))
+
+    return dataclasses.replace(
+        prompt, before_video=ids(prompt.before_video), next_turn=ids(prompt.next_turn)
+    )
+
+
+def _timed(stages: list[StageTime], name: str, work: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    result = work()
+    stages.append(StageTime(name, round(time.perf_counter() - start, 3)))
+    return result
+
+
+def _write_weights(prepared: Prepared, partial: Path, progress: Progress) -> tuple[FileEntry, ...]:
+    entries = []
+    total = sum(recipe.nbytes for recipes in prepared.split.weights.values() for recipe in recipes)
+    with progress.stage("weights", total, "B") as advance:
+        for file, recipes in prepared.split.weights.items():
+            written = write_weights(prepared.checkpoint, recipes, partial / _GRAPHS / file, advance)
+            entries.append(FileEntry(f"{_GRAPHS}/{file}", written.size_bytes, written.sha256))
+    return tuple(entries)
+
+
+def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tuple[GraphEntry, ...]:
+    stored = stored_files(prepared.split)
+    entries = []
+    with progress.stage("graphs", len(prepared.split.graphs), "graphs") as advance:
+        for graph in prepared.split.graphs:
+            files = trace(graph, stored, partial / graph.file)
+            paths = tuple(f"{_GRAPHS}/{file}" for file in files)
+            entries.append(GraphEntry(graph.role, graph.variant, graph.file, paths, graph.inputs, graph.outputs))
+            advance(1)
+    return tuple(entries)
+
+
+def _tables(prepared: Prepared) -> tuple[TableEntry, ...]:
+    places = {name: place for names in stored_files(prepared.split).values() for name, place in names.items()}
+    rows = []
+    for table in prepared.split.tables:
+        place = places[table.stored]
+        path = f"{_GRAPHS}/{place.file}"
+        rows.append(TableEntry(table.name, path, DTYPES[prepared.precision], place.shape, place.offset))
+    return tuple(rows)
+
+
+def _refuse_failures(parity: tuple[GraphParity, ...]) -> None:
+    for case in parity:
+        for row in case.outputs:
+            if not row.passed:
+                raise ParityError(
+                    f"{case.graph} ({case.case}): {row.output} differs from {case.reference} by {row.max_rel:.2e} of its "
+                    f"largest value, at most {row.tolerance:.0e} is allowed.",
+                    "Nothing was written. Try --precision fp32; if that fails too, please report it.",
+                )
+
+
+def _file_entry(root: Path, path: str) -> FileEntry:
+    data = (root / path).read_bytes()
+    return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Make a directory next to ``out`` that is gone afterwards unless it was renamed; clear those of killed builds."""
+    prefix = f".{out.name}.partial-"
+    for stale in out.parent.glob(f"{prefix}*"):
+        if not _alive(stale.name.removeprefix(prefix).split("-")[0]):
+            shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=out.parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _replace(partial: Path, out: Path) -> None:
+    partial.chmod(0o755)
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = partial.with_name(partial.name.replace(".partial-", ".old-"))
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f'The disk is full: "{out}" was not written.', "Free space, or choose another --out.") from error
+        raise

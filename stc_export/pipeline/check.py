@@ -1,0 +1,132 @@
+"""The parity check at the end of a build: every graph against the module that it came from, on a real picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_export.exporter.parity import Arrays, compare
+from stc_export.exporter.trace import trace
+from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
+from stc_export.pipeline.estimate import stored_files
+from stc_export.pipeline.plan import DTYPES, Prepared
+from stc_export.spec.dims import ModelDims
+from stc_export.spec.manifest import GraphEntry, GraphParity
+from stc_export.spec.progress import Progress
+from stc_runtime.backends.base import Engine
+from stc_runtime.backends.ort import OrtBackend
+
+#: Parts of a model with more float32 weights than this are checked on a sample of layers.
+SAMPLE_ABOVE_BYTES = 2 * 1024**3
+
+
+def check_parity(
+    prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path, progress: Progress
+) -> tuple[GraphParity, ...]:
+    """Run every graph on the CPU and compare; large models are checked on stated layers, nothing is skipped.
+
+    Args:
+        prepared: The build.
+        graphs: Graphs as written.
+        root: Directory that holds them.
+        progress: Receiver of progress.
+    """
+    dims = prepared.model.dims
+    sample = layer_sample(dims, SAMPLE_ABOVE_BYTES)
+    stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
+    model = prepared.model.sampled(sample)
+    with _Runner(root) as runner:
+        runner.add(_sampled_graphs(prepared, model, stored, graphs, root))
+        inputs = ParityInputs(
+            checkpoint=prepared.checkpoint,
+            sample=sample,
+            preprocessing=prepared.preprocessing,
+            dtype=DTYPES[prepared.precision],
+            run=runner.run,
+            weight=lambda file, name: read_weight(root / "graphs", stored, file, name),
+            weight_names=stored,
+        )
+        reports = []
+        with progress.stage("parity", None, "cases") as advance:
+            for case in model.parity_cases(inputs):
+                found = runner.run(case.graph, case.feeds)
+                reports.append(compare(case, found, prepared.precision, describe(case.graph, sample, dims)))
+                advance(1)
+    return tuple(reports)
+
+
+def layer_sample(dims: ModelDims, limit_bytes: int) -> LayerSample:
+    """Return the layers to check: all of a part whose float32 weights fit ``limit_bytes``, else first, middle and last."""
+    vision, text = dims.vision, dims.text
+    vit = vision.layers * vision.width * (4 * vision.width + 2 * vision.mlp_width)
+    llm = text.layers * text.width * (2 * text.heads * text.head_dim + 2 * text.kv_heads * text.head_dim + 3 * text.mlp_width)
+    return LayerSample(_sample(vision.layers, vit * 4, limit_bytes), _sample(text.layers, llm * 4, limit_bytes))
+
+
+def _sample(layers: int, size_bytes: int, limit_bytes: int) -> tuple[int, ...]:
+    if size_bytes <= limit_bytes:
+        return tuple(range(layers))
+    return tuple(sorted({0, layers // 2, layers - 1}))
+
+
+def describe(graph: str, sample: LayerSample, dims: ModelDims) -> str:
+    """Say which layers of a graph ran, e.g. ``all 26`` or ``sample 0, 13, 25``."""
+    layered = {"graphs/vit": (sample.vision, dims.vision.layers), "graphs/llm": (sample.text, dims.text.layers)}
+    for prefix, (chosen, total) in layered.items():
+        if graph.startswith(prefix):
+            return f"all {total}" if len(chosen) == total else f"sample {', '.join(map(str, chosen))} of {total}"
+    return "whole graph"
+
+
+def _sampled_graphs(
+    prepared: Prepared, model: FamilyModel, stored: StoredFiles, graphs: tuple[GraphEntry, ...], root: Path
+) -> dict[str, GraphEntry]:
+    """Return the graphs to run: the bundle's own, or traced again with the sampled layers over the same weights."""
+    if model == prepared.model:
+        return {graph.file: graph for graph in graphs}
+    entries = {}
+    for graph in model.split(DTYPES[prepared.precision], prepared.preprocessing).graphs:
+        path = graph.file.replace("graphs/", f"graphs/{_SAMPLE}")
+        trace(graph, stored, root / path)
+        entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
+    return entries
+
+
+_SAMPLE = "parity-sample."
+
+
+class _Runner:
+    """Runs graphs by path; holds one open engine at a time, and removes sampled graphs at the end."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._backend = OrtBackend()
+        self._graphs: dict[str, GraphEntry] = {}
+        self._open: tuple[str, Engine] | None = None
+
+    def __enter__(self) -> _Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open = None
+        for path in (self._root / "graphs").glob(f"{_SAMPLE}*"):
+            path.unlink()
+
+    def add(self, graphs: dict[str, GraphEntry]) -> None:
+        self._graphs.update(graphs)
+
+    def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        if self._open is None or self._open[0] != graph:
+            self._open = None  # release the weights of the last graph before the next are loaded
+            self._open = (graph, self._backend.open(self._root, self._graphs[graph]))
+        return self._open[1].run(feeds, {})
+
+
+def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> NDArray[np.float32]:
+    """Read one stored tensor as float32."""
+    place = stored[file][name]
+    data = np.memmap(directory / place.file, dtype=place.dtype, mode="r", offset=place.offset, shape=place.shape)
+    return np.array(data, dtype=np.float32)

@@ -1,0 +1,61 @@
+"""What a bundle and a session of it will need, computed from headers and sizes without reading a weight."""
+
+from __future__ import annotations
+
+from stc_export.exporter.graphs import GraphDef, SplitModel
+from stc_export.exporter.names import parameter_names
+from stc_export.exporter.weights import StoredTensor, layout
+from stc_export.families.base import StoredFiles
+from stc_export.pipeline.types import PlannedGraph, SizeEstimate
+from stc_export.spec.dims import ModelDims
+from stc_export.spec.manifest import DTYPE_BYTES, DType
+from stc_export.spec.policy import Policy
+from stc_runtime.footprint import feature_cache_bytes, kv_budget, kv_bytes
+
+
+def stored_files(split: SplitModel) -> StoredFiles:
+    """Return where every weight will lie."""
+    return {file: layout(file, recipes) for file, recipes in split.weights.items()}
+
+
+def planned_graphs(split: SplitModel) -> tuple[PlannedGraph, ...]:
+    """Return every graph with the bytes of the weights that it refers to."""
+    stored = stored_files(split)
+    return tuple(PlannedGraph(g.role, g.variant, _graph_weights(g, stored)) for g in split.graphs)
+
+
+def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -> SizeEstimate:
+    """Estimate disk and memory for one session with a policy.
+
+    Raises:
+        PolicyError: The policy's memory does not fit the model.
+    """
+    stored = stored_files(split)
+    session = {("cacher_gate", "default"), ("vit", policy.cacher.selection), ("pruner", policy.pruner.method)}
+    session.add(("llm", "default"))
+    weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
+    capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
+    return SizeEstimate(
+        disk_bytes=sum(recipe.nbytes for recipes in split.weights.values() for recipe in recipes),
+        weights_bytes=weights,
+        feature_cache_bytes=feature_cache_bytes(dims, policy.cacher.selection, policy.cacher.update, dtype),
+        kv_bytes=kv_bytes(dims, capacity, dtype),
+        activations_bytes=_activations(dims, capacity, dtype),
+    )
+
+
+def _graph_weights(graph: GraphDef, stored: StoredFiles) -> int:
+    places: dict[str, StoredTensor] = {}
+    for file in graph.weight_files:
+        places.update(stored[file])
+    return sum(places[name].length for name in parameter_names(graph))
+
+
+def _activations(dims: ModelDims, capacity: int, dtype: DType) -> int:
+    """The larger of the ViT's and the LLM's widest moment: hidden MLP rows, or scores of all heads with their softmax."""
+    vision, text = dims.vision, dims.text
+    size = DTYPE_BYTES[dtype]
+    vit = vision.tokens * max(3 * vision.mlp_width, 2 * vision.heads * vision.tokens)
+    steps = vision.visual_tokens
+    llm = steps * max(5 * text.mlp_width, 3 * text.heads * (capacity + steps))
+    return max(vit, llm) * size

@@ -1,0 +1,113 @@
+"""Everything about a build that can be checked before a weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stc_engines.table import Target, find_target
+from stc_export.exporter.checkpoint import Checkpoint, read_checkpoint, read_config
+from stc_export.exporter.graphs import SplitModel
+from stc_export.exporter.preprocess import Preprocessing, read_preprocessing
+from stc_export.exporter.prompt import prompt_from_checkpoint
+from stc_export.exporter.weights import check_recipes
+from stc_export.families import find_family
+from stc_export.families.base import Family, FamilyModel
+from stc_export.pipeline.estimate import estimate, planned_graphs
+from stc_export.pipeline.source import Source
+from stc_export.pipeline.types import BuildPlan, BuildRequest
+from stc_export.spec.errors import UnsupportedError, UsageError, nearest
+from stc_export.spec.manifest import DType, Precision, PromptSpec
+
+#: Precisions that can be exported, and the type of activations and large weights.
+DTYPES: Mapping[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked build: all that the stages after planning need."""
+
+    plan: BuildPlan
+    target: Target
+    precision: Precision
+    family: Family
+    checkpoint: Checkpoint
+    model: FamilyModel
+    preprocessing: Preprocessing
+    prompt: PromptSpec
+    split: SplitModel
+    parameters: int
+
+
+def prepare(request: BuildRequest, source: Source) -> Prepared:
+    """Check a request against target, config, tensor headers, tokenizer and output path.
+
+    Raises:
+        StcError: Whatever is wrong, before any work is done.
+    """
+    target = find_target(request.target or "cpu")
+    precision = _precision(request.precision, target)
+    out = request.out or Path(f"{source.name.rsplit('/', 1)[-1]}.stc")
+    check_output(out, overwrite=request.overwrite)
+    family = find_family(read_config(source.directory), source.name)
+    checkpoint = read_checkpoint(source.directory, family.canonical)
+    model = family.read(checkpoint.config, source.name)
+    preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
+    prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
+    split = model.split(DTYPES[precision], preprocessing)
+    for recipes in split.weights.values():
+        check_recipes(checkpoint, recipes)
+    _check_policy_method(request, split)
+    used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
+    parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
+    plan = BuildPlan(
+        model=source.name,
+        family=family.name,
+        target=target.name,
+        precision=precision,
+        flavour="base",
+        out=out,
+        parameters=parameters,
+        graphs=planned_graphs(split),
+        size=estimate(split, model.dims, request.policy, DTYPES[precision]),
+    )
+    return Prepared(
+        plan, target, precision, family, checkpoint, model, preprocessing, prompt, split, parameters
+    )
+
+
+def _precision(asked: str | None, target: Target) -> Precision:
+    name = asked or target.default_precision
+    if name not in target.precisions:
+        raise UnsupportedError(f'Target {target.name} has no precision "{name}".', nearest(name, target.precisions))
+    for precision in DTYPES:
+        if precision == name:
+            return precision
+    raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, DTYPES))
+
+
+def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:
+    methods = [entry.method for entry in split.pruners]
+    if request.policy.pruner.method not in methods:
+        raise UnsupportedError(
+            f'The policy asks for the pruning method "{request.policy.pruner.method}".',
+            nearest(request.policy.pruner.method, methods),
+        )
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Check where a bundle is to be written.
+
+    Raises:
+        UsageError: It exists and is not to be replaced, is not a bundle, or its parent is missing.
+    """
+    if not out.parent.is_dir():
+        raise UsageError(f'The directory "{out.parent}" for the bundle is missing.', "Create it first.")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UsageError(f'"{out}" already exists.', "Choose another --out, or replace it with --overwrite.")
+    if not (out / "manifest.json").is_file():
+        raise UsageError(f'"{out}" exists and is not a bundle.', "Choose another --out; only bundles are replaced.")

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import pytest
+
+from stc_engines import Host, check_runnable, find_target, load_targets, read_host
+from stc_engines.runnable import _CHECKS
+from stc_export.spec.errors import DeviceError, MissingDependencyError
+
+CPU = ("CPUExecutionProvider",)
+GPU = ("CUDAExecutionProvider", *CPU)
+
+
+def test_check_runnable_cpu_with_onnxruntime_passes() -> None:
+    check_runnable(find_target("cpu"), Host("1.31.1", CPU, None))
+
+
+def test_check_runnable_cuda_with_provider_and_driver_passes() -> None:
+    check_runnable(find_target("cuda"), Host("1.31.1", GPU, "13.2"))
+
+
+def test_check_runnable_cpu_without_onnxruntime_names_the_extra() -> None:
+    with pytest.raises(MissingDependencyError) as caught:
+        check_runnable(find_target("cpu"), Host(None, (), None))
+    assert caught.value.fix == 'Run pip install "stc-export[ort]".'
+    assert caught.value.exit_code == 3
+
+
+def test_check_runnable_cuda_with_the_cpu_build_says_how_to_replace_it() -> None:
+    with pytest.raises(MissingDependencyError) as caught:
+        check_runnable(find_target("cuda"), Host("1.31.1", CPU, "13.2"))
+    assert "CUDAExecutionProvider" in caught.value.problem
+    assert caught.value.fix == 'Run pip uninstall --yes onnxruntime, then pip install "stc-export[cuda]".'
+
+
+def test_check_runnable_cuda_without_driver_is_a_device_error() -> None:
+    with pytest.raises(DeviceError, match="NVIDIA GPU"):
+        check_runnable(find_target("cuda"), Host("1.31.1", GPU, None))
+
+
+def test_check_runnable_tensorrt_target_says_not_yet_and_portable() -> None:
+    with pytest.raises(DeviceError) as caught:
+        check_runnable(find_target("jetson-orin-nano-8gb"), Host("1.31.1", GPU, "13.2"))
+    assert "cannot run TensorRT engines yet" in caught.value.problem
+    assert "portable" in caught.value.fix
+    assert caught.value.exit_code == 3
+
+
+def test_every_backend_of_a_target_has_its_check() -> None:
+    assert {target.backend.kind for target in load_targets()} <= set(_CHECKS)
+
+
+def test_read_host_without_onnxruntime_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    host = read_host()
+    assert (host.ort_version, host.ort_providers) == (None, ())
+
+
+def test_read_host_here_has_the_cpu_provider() -> None:
+    assert importlib.util.find_spec("onnxruntime") is not None
+    assert "CPUExecutionProvider" in read_host().ort_providers

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.resources import files
+
+import pytest
+
+from stc_engines import Device, find_target, load_targets
+from stc_engines.table import Target
+from stc_export.spec import codec
+from stc_export.spec.errors import UnsupportedError
+
+NANO = "jetson-orin-nano-8gb"
+ELSEWHERE = Device()
+
+
+def orin(model: str, gib: float) -> Device:
+    return Device(group="jetson", model=model, l4t="36.4.3", memory_bytes=int(gib * 2**30))
+
+
+@pytest.fixture(params=load_targets(), ids=lambda target: target.name)
+def target(request: pytest.FixtureRequest) -> Target:
+    return request.param
+
+
+def test_load_targets_has_the_named_ones_in_order() -> None:
+    names = [target.name for target in load_targets()]
+    assert names == sorted(names)
+    assert {"cpu", "cuda", NANO} <= set(names)
+
+
+def test_target_file_round_trips_through_the_codec(target: Target) -> None:
+    assert codec.from_json(Target, codec.to_json(target)) == target
+
+
+def test_target_default_precision_is_one_of_its_precisions(target: Target) -> None:
+    assert target.default_precision in target.precisions
+
+
+def test_target_evidence_has_a_date_exactly_when_something_was_done(target: Target) -> None:
+    assert (target.evidence.date is None) == (target.evidence.state == "untested")
+    assert target.evidence.note.endswith(".")
+
+
+def test_target_every_figure_has_its_source_and_no_source_lacks_its_figure(target: Target) -> None:
+    optional = ("sm", "memory_bytes", "memory_reserved_bytes", "bandwidth_bytes_per_s", "software")
+    figures = {"precisions"} | {name for name in optional if getattr(target, name)}
+    figures |= {f"dense_throughput.{row.precision}" for row in target.dense_throughput}
+    assert {source.figure for source in target.sources} == figures
+
+
+def test_target_throughput_grows_as_the_precision_shrinks(target: Target) -> None:
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "fp8": 8, "int4": 4, "fp4": 4}
+    rows = sorted(target.dense_throughput, key=lambda row: -bits[row.precision])
+    rates = [row.tera_ops_per_s for row in rows]
+    assert rates == sorted(rates)
+    assert {row.precision for row in rows} <= set(target.precisions)
+
+
+def test_find_target_defaults_of_the_three_known_ones() -> None:
+    defaults = {name: find_target(name).default_precision for name in ("cpu", "cuda", NANO)}
+    assert defaults == {"cpu": "fp32", "cuda": "fp16", NANO: "fp16"}
+
+
+def test_find_target_orin_nano_has_the_data_sheet_figures() -> None:
+    nano = find_target(NANO)
+    assert (nano.sm, nano.memory_bytes, nano.memory_unified) == ("8.7", 8 * 2**30, True)
+    # 2 (multiply and add) x 2048 int8 x 8 SM x 625 MHz of the data sheet, and half of it
+    assert nano.dense_throughput[1].tera_ops_per_s == pytest.approx(2 * 2048 * 8 * 625e6 / 1e12, rel=0.03)
+    assert nano.dense_throughput[0].tera_ops_per_s * 2 == nano.dense_throughput[1].tera_ops_per_s
+    # 128 bit x 4266 MT/s
+    assert nano.bandwidth_bytes_per_s == pytest.approx(16 * 4266e6, rel=0.01)
+
+
+def test_find_target_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        find_target("jetson-orin-nano-8g")
+    assert caught.value.problem == 'There is no target "jetson-orin-nano-8g".'
+    assert caught.value.fix.startswith(f'Did you mean "{NANO}"? Known: cpu, cuda, ')
+
+
+def test_find_target_jetson_elsewhere_is_the_most_conservative_board() -> None:
+    assert find_target("jetson", ELSEWHERE).name == NANO
+
+
+def test_find_target_jetson_on_the_board_is_the_board() -> None:
+    board = orin("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", 7.4)
+    assert find_target("jetson", board).name == NANO
+
+
+@pytest.mark.parametrize(("model", "gib"), [("NVIDIA Jetson AGX Orin Developer Kit", 61.4), ("Jetson Orin Nano", 3.3)])
+def test_find_target_jetson_on_a_board_without_file_names_the_board(model: str, gib: float) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        find_target("jetson", orin(model, gib))
+    assert model in caught.value.problem
+    assert f"--target {NANO}" in caught.value.fix
+
+
+def test_find_target_exact_name_ignores_the_machine() -> None:
+    assert find_target("cpu", orin("NVIDIA Jetson AGX Orin", 61.4)).name == "cpu"
+
+
+def test_target_file_with_an_unknown_key_is_refused() -> None:
+    data = json.loads((files("stc_engines.targets") / "cpu.json").read_text(encoding="utf-8"))
+    data["memory"] = 1
+    with pytest.raises(codec.DecodeError, match='unknown key "memory"'):
+        codec.from_plain(Target, data)
+
+
+def test_targets_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        find_target("cpu").name = "x"  # type: ignore[misc]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stc_export.cli.main import main
+from stc_export.pipeline.types import BuildRequest
+from stc_export.spec.manifest import manifest_from_text
+from stc_export.spec.policy import Policy, named_policies
+from tests.stc_export.cli.results import BUILT
+
+if TYPE_CHECKING:
+    from tests.stc_export.cli.results import FakePipeline
+
+
+def test_build_flags_become_the_request(pipeline: FakePipeline) -> None:
+    flags = ["--target", "cuda", "--out", "x.stc", "--precision", "fp16", "--policy", "paper", "--overwrite"]
+    assert main(["build", "some/model", *flags]) == 0
+    assert pipeline.requests == [
+        BuildRequest("some/model", "cuda", Path("x.stc"), "fp16", named_policies()["paper"], overwrite=True)
+    ]
+
+
+def test_build_without_flags_is_for_the_cpu_with_the_default_policy(pipeline: FakePipeline) -> None:
+    assert main(["build", "demo"]) == 0
+    assert pipeline.requests == [BuildRequest("demo", "cpu", policy=Policy())]
+
+
+def test_build_jetson_is_resolved_and_printed_first(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "demo", "--target", "jetson"]) == 0
+    assert pipeline.requests[0].target == "jetson-orin-nano-8gb"
+    assert capsys.readouterr().err.startswith("target: jetson-orin-nano-8gb (")
+
+
+def test_build_json_is_one_document_with_the_whole_manifest(
+    pipeline: FakePipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "demo", "--json"]) == 0
+    captured = capfd.readouterr()
+    document = json.loads(captured.out)
+    assert document["bundle"] == "my demo.stc"
+    assert document["stages"] == [{"name": "weights", "seconds": 1.25}]
+    assert manifest_from_text(json.dumps(document["manifest"]), "x") == BUILT.manifest
+    assert "noise of a library" in captured.err
+    assert "weights: 1 kB in" in captured.err
+
+
+def test_build_text_has_stages_parity_sizes_and_the_next_command(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "demo"]) == 0
+    text = capsys.readouterr().out
+    assert "weights  1.2 s" in text
+    assert "vit.onnx  full  module   all 3   features      2.0e-06    1e-04  0.999999  ok" in text
+    assert "weights  10.3 kB" in text  # 10,240 and 100 bytes
+    assert "answers mean nothing" in text
+    assert text.endswith("next: stc-export run 'my demo.stc' VIDEO --ask \"What happens in the video?\"\n")
+
+
+def test_build_trained_model_does_not_warn(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    model = replace(BUILT.manifest.model, trained=True)
+    pipeline.built = replace(BUILT, manifest=replace(BUILT.manifest, model=model))
+    assert main(["build", "demo"]) == 0
+    assert "mean nothing" not in capsys.readouterr().out
+
+
+def test_build_dry_run_shows_the_plan_and_builds_nothing(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "demo", "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    assert "about 8.9 MB" in captured.out  # 8.0 + 0.4 + 0.3 + 0.2 MB
+    assert "Nothing was written" in captured.out
+    assert "weights:" not in captured.err
+
+
+def test_build_dry_run_json_has_the_plan(pipeline: FakePipeline, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "demo", "--dry-run", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["out"], document["size"]["kv_bytes"]) == ("demo.stc", 300_000)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--target", "cpi"], 'error: There is no target "cpi".\nfix: Did you mean "cpu"?'),
+        (["--precision", "fp8"], 'error: This version cannot build with precision "fp8".\nfix: Did you mean "fp32"?'),
+        (["--policy", "papr"], 'error: Policy "papr" is neither a named policy nor a readable file.\nfix: Did you m'),
+    ],
+)
+def test_build_unknown_names_exit_2_with_the_nearest(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], flags: list[str], text: str
+) -> None:
+    assert main(["build", "demo", *flags]) == 2
+    assert text in capsys.readouterr().err
+    assert pipeline.requests == []
+
+
+def test_build_policy_file_is_read(pipeline: FakePipeline, tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text('{"pruner": {"keep": 0.5}}', encoding="utf-8")
+    assert main(["build", "demo", "--policy", str(file)]) == 0
+    assert pipeline.requests[0].policy.pruner.keep == 0.5
