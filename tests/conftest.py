@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stc_export.pipeline.types import BuildRequest
-from tests.bundles import built_once
-
 from stc_export.demo.checkpoint import write_demo_checkpoint
+from stc_export.pipeline.types import BuildRequest
 from tests import checkpoints
+from tests.bundles import built_once
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -54,12 +54,12 @@ class FeatureCache:
         """
         ports = [spec for spec in graph.inputs if spec.name.endswith("_in")]
         self._names = [spec.name.removesuffix("_in") for spec in ports]
-        self._kept = [np.zeros(spec.shape, spec.dtype) for spec in ports]
+        self._kept = [np.zeros(spec.static_shape, spec.dtype) for spec in ports]
         rolling = policy.cacher.update == "rolling"
         self._aside = self._kept if rolling else [np.zeros_like(array) for array in self._kept]
         patches = next(spec for spec in graph.inputs if spec.name == "patch_embeddings")
-        self.reference = np.zeros(patches.shape, patches.dtype)
-        self.features = np.zeros(patches.shape, patches.dtype)
+        self.reference = np.zeros(patches.static_shape, patches.dtype)
+        self.features = np.zeros(patches.static_shape, patches.dtype)
         self._rolling = rolling
 
     @property

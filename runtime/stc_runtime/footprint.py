@@ -40,7 +40,8 @@ def kv_budget(memory: MemoryPolicy, context: int) -> int:
     room = context - memory.answer_tokens
     if room < 2:
         raise ResourceError(
-            f"memory.answer_tokens is {memory.answer_tokens}, the model's context is {context}.", "Lower it in the policy."
+            f"memory.answer_tokens is {memory.answer_tokens}, the model's context is {context}.",
+            "Lower it in the policy.",
         )
     if memory.kv_tokens is None:
         return min(_DEFAULT_KV_TOKENS, room // 2)

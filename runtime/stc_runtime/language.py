@@ -34,9 +34,7 @@ class StreamMemory:
         text = model.manifest.dims.text
         self._engine = model.engine("llm")
         self._layers = text.layers
-        self._limits = planner.Limits(
-            kv_budget(policy.memory, text.context), policy.memory.answer_tokens, text.context
-        )
+        self._limits = planner.Limits(kv_budget(policy.memory, text.context), policy.memory.answer_tokens, text.context)
         self._original = policy.memory.positions == "original"
         self._visual_tokens = model.manifest.dims.vision.visual_tokens
         self._frame_tokens = frame_tokens

@@ -31,7 +31,7 @@ class FramePruner:
         declared = {spec.name for spec in graph.inputs}
         total = model.manifest.dims.vision.visual_tokens
         self.kept = kept_tokens(total, policy.pruner.keep) if "carrier" in declared else total
-        fixed = {
+        fixed: dict[str, NDArray[Any]] = {
             "alpha": np.array([policy.pruner.alpha], np.float32),
             "carrier": np.zeros(self.kept, np.int64),
         }

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from stc_runtime.preprocess import check_frame
 from stc_runtime.pruner import FramePruner
 from stc_runtime.sampling import TopP, greedy
 from stc_runtime.text import Decoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class StreamSession:
@@ -54,7 +58,9 @@ class StreamSession:
         self._policy = policy or model.manifest.policy
         self._encoder = FrameEncoder(model, self._policy)
         self._pruner = FramePruner(model, self._policy)
-        self._memory = StreamMemory(model, self._policy, self._encoded(model.manifest.prompt.before_video), self._pruner.kept)
+        self._memory = StreamMemory(
+            model, self._policy, self._encoded(model.manifest.prompt.before_video), self._pruner.kept
+        )
         self._last_s = -math.inf
         self._pushed = 0
         self._answering = False
@@ -76,11 +82,13 @@ class StreamSession:
         """
         return cls(Model.open(path, backend), policy)
 
-    def __enter__(self) -> StreamSession:
+    def __enter__(self) -> Self:
         """Return itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 
@@ -197,7 +205,7 @@ class StreamSession:
         vocabulary = self.manifest.dims.text.vocab
         if not tokens or not all(0 <= token < vocabulary for token in tokens):
             raise QuestionError(
-                f"A question of {len(tokens)} token ids was given; at least one, each from 0 to {vocabulary - 1}, is needed.",
+                f"A question of {len(tokens)} token ids was given; one or more from 0 to {vocabulary - 1} are needed.",
                 "Use the tokenizer.json of the bundle.",
             )
         for token, _, _ in self._generate(tuple(tokens), max_tokens, sampling, remember=False):
@@ -268,13 +276,16 @@ class StreamSession:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
-            raise SessionStateError("The session is in use by another thread.", "Use one session per thread, or a lock.")
+            raise SessionStateError(
+                "The session is in use by another thread.", "Use one session per thread, or a lock."
+            )
         try:
             if self._closed:
                 raise SessionStateError("The session is closed.", "Open a new one.")
             if self._answering:
                 raise SessionStateError(
-                    "An answer of this session is not finished.", "Exhaust or close the iterator that ask() returned first."
+                    "An answer of this session is not finished.",
+                    "Exhaust or close the iterator that ask() returned first.",
                 )
             yield
         finally:

@@ -102,7 +102,8 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     """
     if not directory.is_dir():
         raise CheckpointError(
-            f'"{directory}" is not a directory with a checkpoint.', "Give the folder that save_pretrained wrote, or demo."
+            f'"{directory}" is not a directory with a checkpoint.',
+            "Give the folder that save_pretrained wrote, or demo.",
         )
     return read_json_object(directory / "config.json")
 
@@ -179,7 +180,9 @@ def _weight_files(directory: Path) -> list[Path]:
 
 def _shard(directory: Path, name: str) -> Path:
     if Path(name).name != name:
-        raise CheckpointError(f'The index names the shard "{name}", which is not a plain file name.', "Do not trust it.")
+        raise CheckpointError(
+            f'The index names the shard "{name}", which is not a plain file name.', "Do not trust it."
+        )
     file = directory / name
     if not file.is_file():
         raise CheckpointError(f'The shard "{file}" is missing.', "Fetch or copy all shards.")

@@ -66,7 +66,9 @@ def read_preprocessing(directory: Path, image_size: int) -> Preprocessing:
     mean, std = (_channels(file, config, key) for key in ("image_mean", "image_std"))
     resample = config.get("resample", 3)
     if resample not in _FILTERS:
-        raise UnsupportedError(f"{file} asks for resample = {resample!r}.", "Use bicubic (3), bilinear (2) or nearest (0).")
+        raise UnsupportedError(
+            f"{file} asks for resample = {resample!r}.", "Use bicubic (3), bilinear (2) or nearest (0)."
+        )
     return Preprocessing(PreprocessSpec(image_size, _FILTERS[resample]), mean, std)
 
 
@@ -96,7 +98,9 @@ def _check_steps(file: str, config: Mapping[str, Any]) -> None:
             )
     factor = config.get("rescale_factor", 1 / 255)
     if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
-        raise UnsupportedError(f"{file} has rescale_factor = {factor!r}, expected 1/255.", "Use a processor of that form.")
+        raise UnsupportedError(
+            f"{file} has rescale_factor = {factor!r}, expected 1/255.", "Use a processor of that form."
+        )
 
 
 def _channels(file: str, config: Mapping[str, Any], key: str) -> tuple[float, ...]:

@@ -143,7 +143,6 @@ def _simplify(model: ir.Model) -> None:
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
     ):
         one(model)

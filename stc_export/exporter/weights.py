@@ -1,9 +1,9 @@
 """Stream weights from a checkpoint into the bundle: one block of rows in memory at a time, every weight written once.
 
-A :class:`WeightRecipe` says how a tensor of a graph is made from tensors of the checkpoint. A :class:`WeightFile` is the
-result: ONNX external data with page-aligned tensors, so that runtimes can map it. Linear weights keep the checkpoint's
-[out, in] layout (the graphs use ``Gemm`` with ``transB``), therefore fusing q, k and v means writing their rows one after
-the other, and a graph that needs only a part refers to the same bytes with another offset and length.
+A :class:`WeightRecipe` says how a tensor of a graph is made from tensors of the checkpoint. A :class:`WeightFile` is
+the result: ONNX external data with page-aligned tensors, so that runtimes can map it. Linear weights keep the
+checkpoint's [out, in] layout (the graphs use ``Gemm`` with ``transB``), therefore fusing q, k and v means writing their
+rows one after the other, and a graph that needs only a part refers to the same bytes with another offset and length.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def write_weights(
         for recipe in recipes:
             written = 0
             for block in _blocks(checkpoint, recipe):
-                written += _append(file, digest, memoryview(block).cast("B"))
+                written += _append(file, digest, block.data.cast("B"))
                 advance(block.nbytes)
             padding = -written % ALIGNMENT
             _append(file, digest, memoryview(bytes(padding)))
@@ -166,7 +166,9 @@ def _stored(name: str, tensor: Any, dtype: DType) -> NDArray[Any]:
     stored = tensor.to(getattr(torch, dtype)).contiguous()
     if not bool(torch.isfinite(stored).all()):
         detail = "overflows" if bool(torch.isfinite(tensor).all()) else "holds NaN or infinity"
-        raise CheckpointError(f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint.")
+        raise CheckpointError(
+            f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint."
+        )
     flat: NDArray[Any] = stored.reshape(-1).numpy()
     return flat
 

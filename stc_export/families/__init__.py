@@ -36,7 +36,9 @@ def find_family(config: Mapping[str, Any], source: str) -> Family:
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise CheckpointError(f'The config of "{source}" names no architecture.', "Save the checkpoint with save_pretrained.")
+        raise CheckpointError(
+            f'The config of "{source}" names no architecture.', "Save the checkpoint with save_pretrained."
+        )
     supported = [a for family in FAMILIES for a in family.architectures]
     for family in FAMILIES:
         if names[0] in family.architectures:

@@ -123,9 +123,7 @@ def _tokenized(prompt: PromptSpec, tokenizer: Tokenizer) -> PromptSpec:
     def ids(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
         return tuple(Piece(token=token) for token in tokenizer.encode_prompt(pieces))
 
-    return dataclasses.replace(
-        prompt, before_video=ids(prompt.before_video), next_turn=ids(prompt.next_turn)
-    )
+    return dataclasses.replace(prompt, before_video=ids(prompt.before_video), next_turn=ids(prompt.next_turn))
 
 
 def _timed(stages: list[StageTime], name: str, work: Callable[[], T]) -> T:
@@ -172,8 +170,8 @@ def _refuse_failures(parity: tuple[GraphParity, ...]) -> None:
         for row in case.outputs:
             if not row.passed:
                 raise ParityError(
-                    f"{case.graph} ({case.case}): {row.output} differs from {case.reference} by {row.max_rel:.2e} of its "
-                    f"largest value, at most {row.tolerance:.0e} is allowed.",
+                    f"{case.graph} ({case.case}): {row.output} differs from {case.reference} by {row.max_rel:.2e} of "
+                    f"its largest value, at most {row.tolerance:.0e} is allowed.",
                     "Nothing was written. Try --precision fp32; if that fails too, please report it.",
                 )
 
@@ -228,5 +226,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f'The disk is full: "{out}" was not written.', "Free space, or choose another --out.") from error
+            raise ResourceError(
+                f'The disk is full: "{out}" was not written.', "Free space, or choose another --out."
+            ) from error
         raise

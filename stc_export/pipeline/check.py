@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,8 @@ def check_parity(
     sample = layer_sample(dims, SAMPLE_ABOVE_BYTES)
     stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
     model = prepared.model.sampled(sample)
-    with _Runner(root) as runner:
-        runner.add(_sampled_graphs(prepared, model, stored, graphs, root))
+    with _runnable_graphs(prepared, model, stored, graphs, root) as runnable:
+        runner = _Runner(root, runnable)
         inputs = ParityInputs(
             checkpoint=prepared.checkpoint,
             sample=sample,
@@ -59,10 +61,14 @@ def check_parity(
 
 
 def layer_sample(dims: ModelDims, limit_bytes: int) -> LayerSample:
-    """Return the layers to check: all of a part whose float32 weights fit ``limit_bytes``, else first, middle and last."""
+    """Return the layers to check: all of a part that fits ``limit_bytes`` as float32, else first, middle, last."""
     vision, text = dims.vision, dims.text
     vit = vision.layers * vision.width * (4 * vision.width + 2 * vision.mlp_width)
-    llm = text.layers * text.width * (2 * text.heads * text.head_dim + 2 * text.kv_heads * text.head_dim + 3 * text.mlp_width)
+    llm = (
+        text.layers
+        * text.width
+        * (2 * text.heads * text.head_dim + 2 * text.kv_heads * text.head_dim + 3 * text.mlp_width)
+    )
     return LayerSample(_sample(vision.layers, vit * 4, limit_bytes), _sample(text.layers, llm * 4, limit_bytes))
 
 
@@ -81,42 +87,34 @@ def describe(graph: str, sample: LayerSample, dims: ModelDims) -> str:
     return "whole graph"
 
 
-def _sampled_graphs(
+@contextmanager
+def _runnable_graphs(
     prepared: Prepared, model: FamilyModel, stored: StoredFiles, graphs: tuple[GraphEntry, ...], root: Path
-) -> dict[str, GraphEntry]:
-    """Return the graphs to run: the bundle's own, or traced again with the sampled layers over the same weights."""
+) -> Iterator[Mapping[str, GraphEntry]]:
+    """Yield the graphs to run: the bundle's own, or others over the same weights with only the sampled layers."""
     if model == prepared.model:
-        return {graph.file: graph for graph in graphs}
-    entries = {}
-    for graph in model.split(DTYPES[prepared.precision], prepared.preprocessing).graphs:
-        path = graph.file.replace("graphs/", f"graphs/{_SAMPLE}")
-        trace(graph, stored, root / path)
-        entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
-    return entries
-
-
-_SAMPLE = "parity-sample."
+        yield {graph.file: graph for graph in graphs}
+        return
+    entries: dict[str, GraphEntry] = {}
+    try:
+        for graph in model.split(DTYPES[prepared.precision], prepared.preprocessing).graphs:
+            path = graph.file.replace("graphs/", "graphs/parity-sample.")
+            entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
+            trace(graph, stored, root / path)
+        yield entries
+    finally:
+        for entry in entries.values():
+            (root / entry.file).unlink(missing_ok=True)
 
 
 class _Runner:
-    """Runs graphs by path; holds one open engine at a time, and removes sampled graphs at the end."""
+    """Runs graphs by path and holds one open engine at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, graphs: Mapping[str, GraphEntry]) -> None:
         self._root = root
+        self._graphs = graphs
         self._backend = OrtBackend()
-        self._graphs: dict[str, GraphEntry] = {}
         self._open: tuple[str, Engine] | None = None
-
-    def __enter__(self) -> _Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open = None
-        for path in (self._root / "graphs").glob(f"{_SAMPLE}*"):
-            path.unlink()
-
-    def add(self, graphs: dict[str, GraphEntry]) -> None:
-        self._graphs.update(graphs)
 
     def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
         if self._open is None or self._open[0] != graph:

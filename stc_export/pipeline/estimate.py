@@ -52,7 +52,7 @@ def _graph_weights(graph: GraphDef, stored: StoredFiles) -> int:
 
 
 def _activations(dims: ModelDims, capacity: int, dtype: DType) -> int:
-    """The larger of the ViT's and the LLM's widest moment: hidden MLP rows, or scores of all heads with their softmax."""
+    """The widest moment of ViT or LLM: hidden MLP rows, or scores of all heads with their softmax."""
     vision, text = dims.vision, dims.text
     size = DTYPE_BYTES[dtype]
     vit = vision.tokens * max(3 * vision.mlp_width, 2 * vision.heads * vision.tokens)

@@ -73,9 +73,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         graphs=planned_graphs(split),
         size=estimate(split, model.dims, request.policy, DTYPES[precision]),
     )
-    return Prepared(
-        plan, target, precision, family, checkpoint, model, preprocessing, prompt, split, parameters
-    )
+    return Prepared(plan, target, precision, family, checkpoint, model, preprocessing, prompt, split, parameters)
 
 
 def _precision(asked: str | None, target: Target) -> Precision:

@@ -43,6 +43,18 @@ class TensorSpec:
     dtype: DType
     shape: tuple[int | str, ...]
 
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape of a tensor without dynamic dimensions.
+
+        Raises:
+            BundleError: A dimension is a letter.
+        """
+        if any(isinstance(dimension, str) for dimension in self.shape):
+            raise BundleError(f'"{self.name}" has the shape {list(self.shape)}, expected numbers.', "Build the bundle
+            again.")
+        return tuple(int(dimension) for dimension in self.shape)
+
 
 @dataclass(frozen=True)
 class GraphEntry:

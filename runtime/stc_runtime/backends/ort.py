@@ -52,7 +52,9 @@ class OrtBackend:
         except Exception as error:  # onnxruntime raises its own untyped family
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             if "allocate" in text.lower() or isinstance(error, MemoryError):
-                raise ResourceError(f'Not enough memory to open "{graph.file}".', "Free memory or use a smaller model.") from error
+                raise ResourceError(
+                    f'Not enough memory to open "{graph.file}".', "Free memory or use a smaller model."
+                ) from error
             raise BundleError(
                 f'ONNX Runtime cannot open "{graph.file}" ({text}).', "Check the bundle: stc-export inspect BUNDLE."
             ) from error
@@ -73,14 +75,14 @@ class OrtEngine:
         for name, spec in self._inputs.items():
             array = check_feed(self._graph, spec, feeds)
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        fresh = []
+        fresh: list[str] = []
         for spec in self._graph.outputs:
-            array = into.get(spec.name)
-            if array is None:
+            target = into.get(spec.name)
+            if target is None:
                 binding.bind_output(spec.name, "cpu")
                 fresh.append(spec.name)
             else:
-                binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                binding.bind_output(spec.name, "cpu", 0, target.dtype, target.shape, target.ctypes.data)
         self._session.run_with_iobinding(binding)
         if not fresh:
             return {}

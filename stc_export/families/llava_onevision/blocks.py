@@ -1,7 +1,7 @@
 """Layers that all graphs share, in the form in which they are exported.
 
-Weights are [out, in] as in the checkpoint, activations are two-dimensional [tokens, width], so that every linear layer is
-one ONNX ``Gemm`` with ``transB`` and nothing is transposed on disk, at load time or at run time.
+Weights are [out, in] as in the checkpoint, activations are two-dimensional [tokens, width], so that every linear layer
+is one ONNX ``Gemm`` with ``transB`` and nothing is transposed on disk, at load time or at run time.
 """
 
 from __future__ import annotations

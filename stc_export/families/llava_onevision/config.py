@@ -119,7 +119,8 @@ def _check_supported(
         if value not in supported:
             choices = " or ".join(repr(s) for s in supported)
             raise UnsupportedError(
-                f'"{source}" has {key} = {value!r}; llava_onevision exports {choices}.', "Use a checkpoint of that form."
+                f'"{source}" has {key} = {value!r}; llava_onevision exports {choices}.',
+                "Use a checkpoint of that form.",
             )
     if not isinstance(config.get("vision_feature_layer", -1), int):
         raise UnsupportedError(

@@ -1,8 +1,8 @@
 """The ``llm`` graph: a Qwen2 decoder that reads past keys and values without copying them.
 
-Past and new tokens are attended to in two products whose scores are joined before one softmax. The graph returns only the
-keys and values of the S new tokens, the host writes them into its buffers, and no step copies the cache. ``past_bias``
-hides slots of the buffers that hold nothing, so the host may pass buffers longer than what they hold.
+Past and new tokens are attended to in two products whose scores are joined before one softmax. The graph returns only
+the keys and values of the S new tokens, the host writes them into its buffers, and no step copies the cache.
+``past_bias`` hides slots of the buffers that hold nothing, so the host may pass buffers longer than what they hold.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Decoder(nn.Module):
             values: Past values per layer, the same shape.
 
         Returns:
-            Logits [1, V] of the last new token in float32, then new keys and values per layer [1, kv heads, S, head_dim].
+            Logits [1, V] of the last new token in float32, then new keys and values per layer [1, kv heads, S,
+            head_dim].
         """
         angles = position_ids[0][:, None].float() * self.inv_freq
         rotary = (angles.cos(), angles.sin())

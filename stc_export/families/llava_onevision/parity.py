@@ -28,7 +28,7 @@ Frame = NDArray[np.uint8]
 
 
 def parity_cases(config: LlavaConfig, inputs: ParityInputs) -> Iterator[ParityCase]:
-    """Yield cases for every graph: gate, the three selections full and at 25 %, each pruner twice, prefill and decode."""
+    """Yield cases for every graph: gate, each selection full and at 25 %, each pruner twice, prefill and decode."""
     checker = _Checker(config, inputs)
     with torch.no_grad():
         yield from checker.gate()
@@ -54,7 +54,9 @@ class _Checker:
         self.features = self._features()
 
     def _pixels(self, frame: Frame) -> Any:
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.inputs.preprocessing.mean, self.inputs.preprocessing.std))
+        mean, std = (
+            torch.tensor(v)[:, None, None] for v in (self.inputs.preprocessing.mean, self.inputs.preprocessing.std)
+        )
         return ((torch.from_numpy(frame).permute(2, 0, 1) / 255.0 - mean) / std)[None]
 
     def _patches(self, frame: Frame) -> NDArray[np.float32]:

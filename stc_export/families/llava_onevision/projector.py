@@ -1,7 +1,7 @@
 """The front of every ``pruner`` graph: two-layer projector with bilinear pooling in between, and a pruning method.
 
-transformers projects all T tokens with both layers and pools then. Pooling is a fixed weighted mean whose weights sum to
-one and the second layer is affine, so pooling after the activation and projecting the M pooled tokens gives the same
+transformers projects all T tokens with both layers and pools then. Pooling is a fixed weighted mean whose weights sum
+to one and the second layer is affine, so pooling after the activation and projecting the M pooled tokens gives the same
 result and saves T / M of the second layer. (Pooling before the activation would not be the same.)
 """
 

@@ -1,9 +1,6 @@
-"""The graphs of a LLaVA-OneVision with their interfaces (design: roles ``cacher_gate``, ``vit``, ``pruner``, ``llm``)."""
+"""The graphs of a LLaVA-OneVision with their interfaces: roles ``cacher_gate``, ``vit``, ``pruner`` and ``llm``."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -38,9 +35,7 @@ def split_model(config: LlavaConfig, dtype: DType, pixels: Pixels) -> SplitModel
         ),
         weights=weight_files(config, dtype, pixels),
         tables=(TableDef("embed", "embed"), TableDef("newline", "newline")),
-        pruners=tuple(
-            PrunerEntry(row.name, row.history, row.history_width(config.dims.text.width)) for row in PRUNERS
-        ),
+        pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims.text.width)) for row in PRUNERS),
     )
 
 
@@ -164,11 +159,6 @@ def llm_graph(config: LlavaConfig, dtype: DType) -> GraphDef:
     text = config.dims.text
     n = text.layers
     past, new = ((1, text.kv_heads, letter, text.head_dim) for letter in "PS")
-    nest: Callable[[Sequence[Any]], tuple[Any, ...]] = lambda flat: (  # noqa: E731 - a table row, not a function
-        *flat[:3],
-        list(flat[3 : 3 + n]),
-        list(flat[3 + n :]),
-    )
     return GraphDef(
         role="llm",
         variant="default",
@@ -185,7 +175,7 @@ def llm_graph(config: LlavaConfig, dtype: DType) -> GraphDef:
             *_layered("key", n, "out", dtype, new),
             *_layered("value", n, "out", dtype, new),
         ),
-        nest=nest,
+        nest=lambda flat: (*flat[:3], list(flat[3 : 3 + n]), list(flat[3 + n :])),
         dims={
             "S": DimRange(1, text.context, 5),
             "P": DimRange(1, text.context, 11),

@@ -1,13 +1,14 @@
 """The vision graphs: ``cacher_gate`` and the three forms of ``vit``.
 
-A selective pass recomputes R of T tokens. R is a dynamic dimension, and R = T is the full pass, so one graph serves both.
+A selective pass recomputes R of T tokens. R is a dynamic dimension and R = T is the full pass: one graph serves both.
 
 Selections (STC paper, arXiv 2512.00891, section 3.3; released code lern-to-write/STC):
 
-* ``gate``: the host names the tokens once, from the patch embeddings. Keys are cached like values, so no layer touches any
-  other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A token
-  that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as adding every
-  layer's cached attention and MLP output (the published rule) without computing in between.
+* ``gate``: the host names the tokens once, from the patch embeddings. Keys are cached like values, so no layer touches
+any
+  other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
+  token that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as
+  adding every layer's cached attention and MLP output (the published rule) without computing in between.
 * ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine with the
   reference's keys and recomputes the R least similar.
 * ``shared``: the same with the first layer's ranking for all layers.

@@ -35,9 +35,9 @@ def canonical(key: str) -> str:
     return key
 
 
-def weight_files(config: LlavaConfig, dtype: DType, pixels: tuple[tuple[float, ...], tuple[float, ...]]) -> Mapping[
-    str, tuple[WeightRecipe, ...]
-]:
+def weight_files(
+    config: LlavaConfig, dtype: DType, pixels: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Mapping[str, tuple[WeightRecipe, ...]]:
     """Return all weight files with their recipes.
 
     Args:

@@ -1,0 +1,175 @@
+"""``run``: play a video through a bundle and answer questions at their times."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_engines.runnable import check_runnable
+from stc_engines.table import find_target
+from stc_export.pipeline.types import (
+    Answer,
+    FrameCounts,
+    Latency,
+    Question,
+    RunMemory,
+    RunRequest,
+    RunResult,
+    StageLatencies,
+    TokenCounts,
+)
+from stc_export.spec.progress import Progress
+from stc_export.spec.report import FrameReport
+from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.bundle import read_manifest
+from stc_runtime.sampling import TopP
+from stc_runtime.session import StreamSession
+from stc_runtime.video import VideoReader, read_frames
+
+OnPiece = Callable[[Question, float, str], None]
+Frame = NDArray[np.uint8]
+
+
+@dataclass
+class _Log:
+    """What happened so far, kept as it is measured."""
+
+    frames: list[FrameReport] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
+
+
+def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult:
+    """Stream a video and answer the questions.
+
+    A question is asked before the first frame that is later than its time, and after the first frame in any case.
+
+    Args:
+        request: What to run.
+        progress: Receiver of progress.
+        on_piece: Called with question, time of the stream and text for each piece of an answer.
+
+    Raises:
+        StcError: Bundle, video, policy or a question cannot be used, or the target cannot run here.
+    """
+    sampling = TopP(request.top_p, request.temperature, request.seed) if request.top_p > 0 else None
+    with open_session(request) as session, read_frames(request.video, request.fps) as video:
+        stream = _Stream(session, request, sampling, on_piece)
+        with progress.stage("frames", None, "frames") as advance:
+            for frame, time_s in video:
+                stream.frame(frame, time_s)
+                advance(1)
+        stream.finish()
+        _note_damage(video, progress)
+        return _result(request, session, stream.log)
+
+
+def open_session(request: RunRequest) -> StreamSession:
+    """Open the bundle of a request on the backend of its target.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        DeviceError: Its target cannot run on this machine.
+    """
+    target = find_target(read_manifest(request.bundle).target)
+    check_runnable(target)
+    backend = OrtBackend(target.backend.providers, request.threads)
+    return StreamSession.open(request.bundle, request.policy, backend)
+
+
+class _Stream:
+    """A session with the questions that are still to be asked, earliest first."""
+
+    def __init__(self, session: StreamSession, request: RunRequest, sampling: TopP | None, on_piece: OnPiece) -> None:
+        self.log = _Log()
+        self._session, self._request, self._sampling, self._on_piece = session, request, sampling, on_piece
+        timed = sorted((q for q in request.questions if q.at_s is not None), key=lambda q: q.at_s or 0.0)
+        self._timed = timed
+        self._last = [q for q in request.questions if q.at_s is None]
+        self._now_s = 0.0
+
+    def frame(self, frame: Frame, time_s: float) -> None:
+        if self.log.frames:
+            self._ask_until(time_s)
+        self.log.frames.append(self._session.push(frame, time_s))
+        self._now_s = time_s
+
+    def finish(self) -> None:
+        for question in (*self._timed, *self._last):
+            self._ask(question, self._now_s)
+        self._timed, self._last = [], []
+
+    def _ask_until(self, time_s: float) -> None:
+        while self._timed and (self._timed[0].at_s or 0.0) < time_s:
+            question = self._timed.pop(0)
+            self._ask(question, question.at_s or 0.0)
+
+    def _ask(self, question: Question, at_s: float) -> None:
+        text, tokens, first_ms = "", 0, 0.0
+        for piece in self._session.ask(question.text, max_tokens=self._request.max_tokens, sampling=self._sampling):
+            if piece.token >= 0:
+                tokens += 1
+                first_ms = first_ms or piece.elapsed_ms
+                if tokens > 1:
+                    self.log.decode_ms.append(piece.step_ms)
+            text += piece.text
+            self._on_piece(question, at_s, piece.text)
+        self.log.answers.append(Answer(question.text, at_s, text, round(first_ms, 3), tokens))
+
+
+def _note_damage(video: VideoReader, progress: Progress) -> None:
+    damage = video.damage
+    if damage.found:
+        progress.note(
+            f"the video is damaged: {damage.errors} parts did not decode, {damage.missing_s:.1f} s missing at the end"
+        )
+
+
+def _result(request: RunRequest, session: StreamSession, log: _Log) -> RunResult:
+    modes = [report.mode for report in log.frames]
+    memory = session.memory_use
+    return RunResult(
+        answers=tuple(log.answers),
+        frames=FrameCounts(len(modes), modes.count("full"), modes.count("selective"), modes.count("skip")),
+        tokens=TokenCounts(
+            sum(report.visual_tokens for report in log.frames), sum(report.kept_tokens for report in log.frames)
+        ),
+        latency_ms=_latencies(log),
+        memory_bytes=RunMemory(peak_rss_bytes(), memory.feature_cache, memory.kv),
+        bundle=str(request.bundle),
+        target=session.manifest.target,
+        policy=session.policy,
+        trained=session.manifest.model.trained,
+    )
+
+
+def _latencies(log: _Log) -> StageLatencies:
+    encoded = [report for report in log.frames if report.mode != "skip"]
+    return StageLatencies(
+        gate=latency(report.gate_ms for report in log.frames),
+        vit_full=latency(report.vit_ms for report in log.frames if report.mode == "full"),
+        vit_selective=latency(report.vit_ms for report in log.frames if report.mode == "selective"),
+        pruner=latency(report.pruner_ms for report in encoded),
+        prefill=latency(report.prefill_ms for report in encoded),
+        decode=latency(log.decode_ms),
+    )
+
+
+def latency(samples: Iterable[float]) -> Latency:
+    """Return percentiles of samples in milliseconds; zeros without samples."""
+    values = np.array(list(samples), np.float64)
+    if not values.size:
+        return Latency(0.0, 0.0, 0)
+    p50, p95 = (round(float(v), 3) for v in np.percentile(values, [50, 95]))
+    return Latency(p50, p95, int(values.size))
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident size that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
