@@ -51,8 +51,9 @@ class TensorSpec:
             BundleError: A dimension is a letter.
         """
         if any(isinstance(dimension, str) for dimension in self.shape):
-            raise BundleError(f'"{self.name}" has the shape {list(self.shape)}, expected numbers.', "Build the bundle
-            again.")
+            raise BundleError(
+                f'"{self.name}" has the shape {list(self.shape)}, expected numbers.', "Build the bundle again."
+            )
         return tuple(int(dimension) for dimension in self.shape)
 
 
