@@ -8,7 +8,7 @@ SOURCES := stc_export engines runtime calib tests examples benchmarks
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench lint fmt wheel clean
+.PHONY: help setup demo test test-slow bench docs lint fmt wheel clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -32,6 +32,9 @@ test-slow: setup  ## The tests that take minutes
 
 bench: setup  ## Run the benchmarks and write their results
 	$(BIN)/python benchmarks/run.py
+
+docs: setup  ## Write the generated pages docs/cli.md and docs/errors.md (Python 3.11)
+	$(BIN)/python docs/generate.py
 
 lint: setup  ## Style, types and the one-way dependencies
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ class Encoded:
     Attributes:
         mode: How the frame was encoded.
         recomputed: R.
+        similarity: Mean cosine with the reference, 0 without one.
+        change: Relative change against the reference, infinite without one.
         features: [T, C], valid until the next frame; for ``skip`` those of the frame before.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the ViT.
@@ -33,6 +36,8 @@ class Encoded:
 
     mode: CacherMode
     recomputed: int
+    similarity: float
+    change: float
     features: NDArray[Any]
     gate_ms: float
     vit_ms: float
@@ -119,7 +124,8 @@ class FrameEncoder:
     def encode(self, frame: NDArray[np.uint8]) -> Encoded:
         """Encode a frame of any size, uint8 [H, W, 3]."""
         start = time.perf_counter()
-        self._gate.run(
+        had_reference = self._state.has_reference
+        gate = self._gate.run(
             {"frame": self._resize(frame), "reference": self._cache.reference},
             {"patch_embeddings": self._embeddings, "similarity": self._similarity},
         )
@@ -139,6 +145,8 @@ class FrameEncoder:
         return Encoded(
             mode=decision.mode,
             recomputed=len(decision.indices),
+            similarity=float(gate["statistics"][0]),
+            change=float(gate["statistics"][2]) if had_reference else math.inf,
             features=self._cache.features,
             gate_ms=(decided - start) * 1e3,
             vit_ms=(done - decided) * 1e3 if decision.mode != "skip" else 0.0,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.errors import QuestionError
 from stc_runtime.footprint import kv_budget
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
@@ -62,11 +64,20 @@ class StreamMemory:
     def reset(self) -> planner.MemoryState:
         """Forget the stream and prefill the sink."""
         self._kv.reset()
-        self._state = self._start()
+        self._remember(self._start())
         if len(self._sink):
             self._forward(self._sink, 0, np.arange(len(self._sink), dtype=np.int64))
         self._kv.set_sink(len(self._sink))
         return self._state
+
+    def _remember(self, state: planner.MemoryState) -> None:
+        """Take over a new state, and have slots for a question at once.
+
+        P, the slots that the graph sees, then depends on what is remembered only. If it grew with a question instead,
+        the numbers after the question would differ in their last bits from those without it.
+        """
+        self._state = state
+        self._kv.ensure(state.used + self._limits.answer_tokens)
 
     def _start(self) -> planner.MemoryState:
         return planner.start(self._limits, len(self._sink), self._frame_tokens, self._span(self._frame_tokens))
@@ -84,21 +95,34 @@ class StreamMemory:
         Returns:
             Frames that were evicted to make room.
         """
-        plan, self._state = planner.admit(self._state, "frame", len(tokens), self._span(len(tokens)))
+        plan, state = planner.admit(self._state, "frame", len(tokens), self._span(len(tokens)))
         self._kv.apply(plan)
+        self._remember(state)
         offsets = indices if self._original else np.arange(len(tokens), dtype=np.int64)
         self._forward(tokens, plan.slot, plan.position + offsets)
         return plan.evicted_frames
 
-    def begin_question(self, tokens: int) -> planner.QuestionPlan:
-        """Reserve slots for a question of ``tokens`` tokens and its answer; the stream's memory stays as it is.
+    def begin_question(self, tokens: int, *, remember: bool) -> planner.QuestionPlan:
+        """Place a question of ``tokens`` tokens and its answer; the stream's memory stays as it is.
+
+        Args:
+            tokens: Tokens of the question with its prompt, and of what follows its answer.
+            remember: Whether all of them are to stay, so that they must fit in the stream's memory, too.
 
         Raises:
             QuestionError: It does not fit.
         """
         plan = planner.question(self._state, tokens)
-        self._kv.ensure(self._limits.answer_tokens + plan.slot)
-        return plan
+        if not remember:
+            return plan
+        room = self._limits.kv_tokens - len(self._sink) - tokens
+        if room < 1:
+            raise QuestionError(
+                f"The question has {tokens} tokens with its prompt, and the stream's memory has room for "
+                f"{self._limits.kv_tokens - len(self._sink)} tokens: with an answer it cannot be remembered.",
+                "Ask without remember, shorten the question, or raise memory.kv_tokens in the policy.",
+            )
+        return replace(plan, answer_room=min(plan.answer_room, room))
 
     def extend(self, embeds: NDArray[Any], plan: planner.QuestionPlan, done: int) -> NDArray[np.float32]:
         """Run tokens of a question or answer; returns the logits [V] of the last.
@@ -117,13 +141,13 @@ class StreamMemory:
 
     def remember_question(self, tokens: int) -> None:
         """Keep the ``tokens`` tokens that were run since :meth:`begin_question` as part of the stream."""
-        plan, self._state = planner.admit(self._state, "dialogue", tokens, tokens)
+        plan, state = planner.admit(self._state, "dialogue", tokens, tokens)
         self._kv.apply(plan)
-        self._kv.used = self._state.used
+        self._remember(state)
+        self._kv.used = state.used
 
     def _forward(self, embeds: NDArray[Any], slot: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count = len(embeds)
-        self._kv.ensure(slot + count)
         self._kv.used = slot
         feeds: dict[str, NDArray[Any]] = {
             "inputs_embeds": np.ascontiguousarray(embeds)[None],

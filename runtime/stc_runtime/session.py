@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -64,6 +66,7 @@ class StreamSession:
         self._last_s = -math.inf
         self._pushed = 0
         self._answering = False
+        self._damaged = False
         self._closed = False
         self._lock = threading.Lock()
 
@@ -133,43 +136,27 @@ class StreamSession:
 
         Raises:
             FrameError: A frame of another type or shape, or a time that goes backwards. The stream is unchanged.
-            SessionStateError: The session is closed, busy in another thread, or an answer is not finished.
+            SessionStateError: The session is closed, busy in another thread, an answer is not finished, or an earlier
+                call failed midway.
         """
         with self._exclusive():
-            checked = check_frame(frame)
-            self._check_time(time_s)
-            encoded = self._encoder.encode(checked)
-            kept, evicted, pruner_ms, prefill_ms = 0, 0, 0.0, 0.0
-            # A skipped frame shows what the one before it showed: its tokens are in the LLM's memory already.
-            if encoded.mode != "skip":
-                start = time.perf_counter()
-                tokens, indices = self._pruner.prune(encoded.features)
-                pruned = time.perf_counter()
-                evicted = self._memory.add_frame(tokens, indices)
-                kept, pruner_ms = len(tokens), (pruned - start) * 1e3
-                prefill_ms = (time.perf_counter() - pruned) * 1e3
-            self._last_s = time_s
-            self._pushed += 1
-            return FrameReport(
-                time_s=time_s,
-                mode=encoded.mode,
-                recomputed=encoded.recomputed,
-                visual_tokens=self.manifest.dims.vision.visual_tokens,
-                kept_tokens=kept,
-                evicted_frames=evicted,
-                gate_ms=encoded.gate_ms,
-                vit_ms=encoded.vit_ms,
-                pruner_ms=pruner_ms,
-                prefill_ms=prefill_ms,
-            )
+            checked, seconds = check_frame(frame), _seconds(time_s)
+            if seconds < self._last_s:
+                raise FrameError(
+                    f"The frame's time is {seconds:g} s, but the last frame's was {self._last_s:g} s.",
+                    "Push frames in order, or call reset() for a new stream.",
+                )
+            with self._changing():
+                return self._take(checked, seconds)
 
     def ask(
         self, question: str, *, max_tokens: int = 64, sampling: TopP | None = None, remember: bool = False
     ) -> Generator[AnswerPiece, None, None]:
         """Answer a question about the stream so far; yields pieces as they are produced.
 
-        The stream's memory is the same before and after, unless ``remember`` is set. Until the iterator is exhausted or
-        closed, no frame can be pushed.
+        The stream's memory is the same before and after, unless ``remember`` is set. Nothing happens, and no error is
+        raised, before the first piece is taken. From then until the iterator is exhausted or closed, no frame can be
+        pushed.
 
         Args:
             question: Text; what looks like a special token in it is only text.
@@ -183,10 +170,11 @@ class StreamSession:
         """
         tokens = self._model.tokenizer.encode_prompt(self.manifest.prompt.after_video, question)
         decoder = Decoder(self._model.tokenizer)
-        for token, elapsed_ms, step_ms in self._generate(tokens, max_tokens, sampling, remember=remember):
-            text = decoder.push(token) if token is not None else decoder.finish()
-            if token is not None or text:
-                yield AnswerPiece(text, -1 if token is None else token, elapsed_ms, step_ms)
+        with closing(self._generate(tokens, max_tokens, sampling, remember=remember)) as steps:
+            for token, elapsed_ms, step_ms in steps:
+                text = decoder.push(token) if token is not None else decoder.finish()
+                if token is not None or text:
+                    yield AnswerPiece(text, -1 if token is None else token, elapsed_ms, step_ms)
 
     def ask_tokens(
         self, tokens: Sequence[int], *, max_tokens: int = 64, sampling: TopP | None = None
@@ -202,15 +190,11 @@ class StreamSession:
             QuestionError: No tokens, an id outside the vocabulary, or more than the memory's room.
             SessionStateError: No frame was pushed yet, or the session is closed or busy.
         """
-        vocabulary = self.manifest.dims.text.vocab
-        if not tokens or not all(0 <= token < vocabulary for token in tokens):
-            raise QuestionError(
-                f"A question of {len(tokens)} token ids was given; one or more from 0 to {vocabulary - 1} are needed.",
-                "Use the tokenizer.json of the bundle.",
-            )
-        for token, _, _ in self._generate(tuple(tokens), max_tokens, sampling, remember=False):
-            if token is not None:
-                yield token
+        ids = _token_ids(tokens, self.manifest.dims.text.vocab)
+        with closing(self._generate(ids, max_tokens, sampling, remember=False)) as steps:
+            for token, _, _ in steps:
+                if token is not None:
+                    yield token
 
     def reset(self) -> None:
         """Forget the stream: afterwards the session is as it was when it was made.
@@ -218,12 +202,40 @@ class StreamSession:
         Raises:
             SessionStateError: The session is closed or busy.
         """
-        with self._exclusive():
+        with self._exclusive(damaged_too=True), self._changing():
             self._encoder.reset()
             self._pruner.reset()
             self._memory.reset()
             self._last_s = -math.inf
             self._pushed = 0
+
+    def _take(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
+        encoded = self._encoder.encode(frame)
+        kept, evicted, pruner_ms, prefill_ms = 0, 0, 0.0, 0.0
+        # A skipped frame shows what the one before it showed: its tokens are in the LLM's memory already.
+        if encoded.mode != "skip":
+            start = time.perf_counter()
+            tokens, indices = self._pruner.prune(encoded.features)
+            pruned = time.perf_counter()
+            evicted = self._memory.add_frame(tokens, indices)
+            kept, pruner_ms = len(tokens), (pruned - start) * 1e3
+            prefill_ms = (time.perf_counter() - pruned) * 1e3
+        self._last_s = time_s
+        self._pushed += 1
+        return FrameReport(
+            time_s=time_s,
+            mode=encoded.mode,
+            recomputed=encoded.recomputed,
+            similarity=encoded.similarity,
+            change=encoded.change,
+            visual_tokens=self.manifest.dims.vision.visual_tokens,
+            kept_tokens=kept,
+            evicted_frames=evicted,
+            gate_ms=encoded.gate_ms,
+            vit_ms=encoded.vit_ms,
+            pruner_ms=pruner_ms,
+            prefill_ms=prefill_ms,
+        )
 
     def _encoded(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         if all(piece.token is not None for piece in pieces):
@@ -240,7 +252,7 @@ class StreamSession:
             start = last = time.perf_counter()
             embeds = np.concatenate([self._model.newline, self._model.embed(tokens)])
             tail = self._encoded(self.manifest.prompt.next_turn) if remember else ()
-            plan = self._memory.begin_question(len(embeds) + len(tail))
+            plan = self._memory.begin_question(len(embeds) + len(tail), remember=remember)
             limit = min(max_tokens, plan.answer_room)
             draw = sampling or greedy
             logits = self._memory.extend(embeds, plan, 0)
@@ -258,8 +270,10 @@ class StreamSession:
                 done += 1
             yield None, (time.perf_counter() - start) * 1e3, 0.0
             if remember:
-                self._memory.extend(self._model.embed(tail), plan, done)
-                self._memory.remember_question(done + len(tail))
+                if tail:
+                    self._memory.extend(self._model.embed(tail), plan, done)
+                with self._changing():
+                    self._memory.remember_question(done + len(tail))
 
     @contextmanager
     def _answer(self) -> Iterator[None]:
@@ -274,7 +288,14 @@ class StreamSession:
             self._answering = False
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[None]:
+        """Hold the stream for damaged while it is changed: it stays so when an error or Ctrl-C comes in between."""
+        self._damaged = True
+        yield
+        self._damaged = False
+
+    @contextmanager
+    def _exclusive(self, *, damaged_too: bool = False) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
             raise SessionStateError(
                 "The session is in use by another thread.", "Use one session per thread, or a lock."
@@ -287,15 +308,35 @@ class StreamSession:
                     "An answer of this session is not finished.",
                     "Exhaust or close the iterator that ask() returned first.",
                 )
+            if self._damaged and not damaged_too:
+                raise SessionStateError(
+                    "An earlier call on this session failed midway, so what it remembers may be incomplete.",
+                    "Call reset() to start a new stream.",
+                )
             yield
         finally:
             self._lock.release()
 
-    def _check_time(self, time_s: float) -> None:
-        if not isinstance(time_s, (int, float)) or not math.isfinite(time_s):
-            raise FrameError(f"The frame's time is {time_s!r}, expected seconds.", "Pass a finite number.")
-        if time_s < self._last_s:
-            raise FrameError(
-                f"The frame's time is {time_s:g} s, but the last frame's was {self._last_s:g} s.",
-                "Push frames in order, or call reset() for a new stream.",
-            )
+
+def _seconds(time_s: object) -> float:
+    """Return a frame's time as a number; numpy's scalars are numbers, too."""
+    try:
+        if isinstance(time_s, Real) and math.isfinite(seconds := float(time_s)):
+            return seconds
+    except OverflowError:  # a whole number that no float holds
+        pass
+    raise FrameError(f"The frame's time is {repr(time_s)[:40]}, expected seconds.", "Pass a finite number.")
+
+
+def _token_ids(tokens: Iterable[int], vocabulary: int) -> tuple[int, ...]:
+    fix = "Use the tokenizer.json of the bundle."
+    try:
+        ids = tuple(operator.index(token) for token in tokens)
+    except TypeError as error:
+        raise QuestionError(f"The question is {repr(tokens)[:40]}, expected token ids.", fix) from error
+    if not ids:
+        raise QuestionError("The question has no token ids, expected at least one.", fix)
+    wrong = [token for token in ids if not 0 <= token < vocabulary]
+    if wrong:
+        raise QuestionError(f"The question has the token id {wrong[0]}, expected 0 to {vocabulary - 1}.", fix)
+    return ids

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +23,9 @@ _GAINS = {
     "linear_2": 0.3,
 }
 _BIAS_STD = 0.2
+#: Filters over pixels are [out, in, height, width], and are interpolated from a grid of this side.
+_FILTER_DIMS = 4
+_FILTER_GRID = 3
 _POSITION_STD = 0.5
 _EMBEDDING_GAIN = 4.0
 
@@ -37,7 +41,16 @@ def fill_weights(model: nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             mean, std = _distribution(name, parameter)
-            parameter.copy_(mean + std * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(mean + std * _noise(parameter, generator))
+
+
+def _noise(parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal values; filters over pixels are smooth, as trained ones are: white ones would see sensor noise."""
+    if parameter.dim() != _FILTER_DIMS:
+        return torch.randn(parameter.shape, generator=generator)
+    coarse = torch.randn(*parameter.shape[:2], _FILTER_GRID, _FILTER_GRID, generator=generator)
+    smooth = functional.interpolate(coarse, size=parameter.shape[2:], mode="bilinear")
+    return smooth / smooth.std()
 
 
 def _distribution(name: str, parameter: torch.Tensor) -> tuple[float, float]:

@@ -92,10 +92,11 @@ def _exported(graph: GraphDef) -> ir.Model:
 
 
 def _scatter_rows(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:  # noqa: FBT001, FBT002
-    """Translate ``x.index_put((rows,), values)``: rows of a matrix, where the general translation adds transposes."""
-    if accumulate or len(indices) != 1:
-        raise TraceError("only x.index_put((rows,), values) is exported")
-    return opset18.ScatterND(self, opset18.Unsqueeze(indices[0], opset18.Constant(value_ints=[-1])), values)
+    """Translate ``x.index_put(rows, values)`` with indices of one shape, where the general translation adds transposes."""
+    if accumulate or any(index is None for index in indices):
+        raise TraceError("only x.index_put(rows, values) for the leading axes is exported")
+    columns = [opset18.Unsqueeze(index, opset18.Constant(value_ints=[-1])) for index in indices]
+    return opset18.ScatterND(self, columns[0] if len(columns) == 1 else opset18.Concat(*columns, axis=-1), values)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ class FrameReport:
         time_s: Its timestamp in seconds.
         mode: How it was encoded.
         recomputed: R, ViT tokens that were recomputed (T for full, 0 for skip).
+        similarity: Mean cosine of the frame's patch embeddings with the reference's; 0 without a reference.
+        change: Relative change of the patch embeddings, |x - r| / |r|; infinite without a reference.
         visual_tokens: M, visual tokens before pruning.
         kept_tokens: K, visual tokens that the LLM got (0 for skip).
         evicted_frames: Frames that left the memory to make room.
@@ -28,6 +30,8 @@ class FrameReport:
     time_s: float
     mode: CacherMode
     recomputed: int
+    similarity: float
+    change: float
     visual_tokens: int
     kept_tokens: int
     evicted_frames: int

@@ -1,17 +1,18 @@
 """What a backend is: it opens graphs as engines, and an engine runs on numpy arrays.
 
-Protocols, so that a backend needs no import of ours, and so that a test can bring its own (``stc_runtime.testing``).
+Protocols, so that a backend needs no import of ours, and so that a test can bring its own (:mod:`stc_runtime.testing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.manifest import GraphEntry
+from stc_export.spec.manifest import GraphEntry, TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,6 +30,9 @@ class Engine(Protocol):
 
         Returns:
             The outputs that ``into`` does not name, as new arrays.
+
+        Raises:
+            ValueError: Arrays that are not as declared (see :func:`check_arrays`); nothing was written.
         """
         ...
 
@@ -45,6 +49,57 @@ class Backend(Protocol):
 
         Raises:
             DeviceError: The device is not here.
-            BundleError: The graph cannot be read.
+            BundleError: The graph cannot be read, or has another interface than its entry says.
         """
         ...
+
+
+def check_arrays(graph: GraphEntry, feeds: Arrays, into: Arrays) -> dict[str, int]:
+    """Check the arrays of a call against what the graph declares. Engines do this before they hand out addresses.
+
+    Args:
+        graph: Entry of the graph.
+        feeds: Inputs.
+        into: Outputs to be written in place.
+
+    Returns:
+        The value of each dimension letter.
+
+    Raises:
+        ValueError: A missing input, a name that the graph does not have, another type, rank or dimension than declared,
+            a letter with two values, an array that is not contiguous, or an output that is read-only. This is a defect
+            of the caller, not of a user's input.
+    """
+    _check_names(graph, "input", feeds, graph.inputs)
+    _check_names(graph, "output", into, graph.outputs)
+    letters: dict[str, int] = {}
+    for spec in graph.inputs:
+        if spec.name not in feeds:
+            raise ValueError(f"{graph.file}: the input {spec.name} is missing")
+        _check_array(graph, spec, feeds[spec.name], letters)
+    for spec in graph.outputs:
+        if spec.name in into:
+            _check_array(graph, spec, into[spec.name], letters)
+            if not into[spec.name].flags.writeable:
+                raise ValueError(f"{graph.file}: {spec.name} is read-only and cannot be written")
+    return letters
+
+
+def _check_names(graph: GraphEntry, kind: str, given: Iterable[str], declared: Iterable[TensorSpec]) -> None:
+    unknown = set(given) - {spec.name for spec in declared}
+    if unknown:
+        raise ValueError(f"{graph.file}: there is no {kind} {', '.join(sorted(unknown))}")
+
+
+def _check_array(graph: GraphEntry, spec: TensorSpec, array: NDArray[Any], letters: dict[str, int]) -> None:
+    """Check one array and add the letters of its shape to those known."""
+    fits = array.dtype == np.dtype(spec.dtype) and len(array.shape) == len(spec.shape) and array.flags.c_contiguous
+    if fits:
+        for want, have in zip(spec.shape, array.shape, strict=True):
+            fits &= (letters.setdefault(want, have) if isinstance(want, str) else want) == have
+    if not fits:
+        known = ", ".join(f"{letter} = {value}" for letter, value in sorted(letters.items()))
+        raise ValueError(
+            f"{graph.file}: {spec.name} is {array.dtype} {array.shape}, declared {spec.dtype} {spec.shape} contiguous"
+            + (f" with {known}" if known else "")
+        )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError
+from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError, StcError
 from stc_export.spec.manifest import GraphEntry, TensorSpec
-from stc_runtime.backends.base import Arrays, Engine
+from stc_runtime.backends.base import Arrays, Engine, check_arrays
+
+#: What ONNX Runtime calls the types of a manifest.
+_ORT_TYPES = {
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+    "int64": "tensor(int64)",
+    "uint8": "tensor(uint8)",
+}
 
 
 class OrtBackend:
@@ -50,14 +57,9 @@ class OrtBackend:
         try:
             session = self._ort.InferenceSession(str(path), options, providers=list(self._providers))
         except Exception as error:  # onnxruntime raises its own untyped family
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if "allocate" in text.lower() or isinstance(error, MemoryError):
-                raise ResourceError(
-                    f'Not enough memory to open "{graph.file}".', "Free memory or use a smaller model."
-                ) from error
-            raise BundleError(
-                f'ONNX Runtime cannot open "{graph.file}" ({text}).', "Check the bundle: stc-export inspect BUNDLE."
-            ) from error
+            raise _explained(error, graph, "open") from error
+        _check_interface(graph, graph.inputs, session.get_inputs())
+        _check_interface(graph, graph.outputs, session.get_outputs())
         return OrtEngine(session, graph)
 
 
@@ -67,45 +69,59 @@ class OrtEngine:
     def __init__(self, session: Any, graph: GraphEntry) -> None:
         self._session = session
         self._graph = graph
-        self._inputs = {spec.name: spec for spec in graph.inputs}
 
     def run(self, feeds: Arrays, into: Arrays) -> dict[str, NDArray[Any]]:
         """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
+        check_arrays(self._graph, feeds, into)  # ONNX Runtime gets bare addresses
         binding = self._session.io_binding()
-        for name, spec in self._inputs.items():
-            array = check_feed(self._graph, spec, feeds)
+        for name, array in feeds.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        fresh: list[str] = []
         for spec in self._graph.outputs:
-            target = into.get(spec.name)
-            if target is None:
+            array = into.get(spec.name)
+            if array is None:
                 binding.bind_output(spec.name, "cpu")
-                fresh.append(spec.name)
             else:
-                binding.bind_output(spec.name, "cpu", 0, target.dtype, target.shape, target.ctypes.data)
-        self._session.run_with_iobinding(binding)
-        if not fresh:
-            return {}
-        values = binding.get_outputs()
+                binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime raises its own untyped family
+            raise _explained(error, self._graph, "run") from error
         names = [spec.name for spec in self._graph.outputs]
-        return {name: values[names.index(name)].numpy() for name in fresh}
+        if len(into) == len(names):
+            return {}
+        values = zip(names, binding.get_outputs(), strict=True)
+        return {name: value.numpy() for name, value in values if name not in into}
 
 
-def check_feed(graph: GraphEntry, spec: TensorSpec, feeds: Arrays) -> NDArray[Any]:
-    """Return the array for an input.
-
-    Raises:
-        ValueError: A missing input, a wrong type, rank or fixed dimension, or an array that is not contiguous. This is
-            a defect of the caller, not of a user's input.
-    """
-    array = feeds.get(spec.name)
-    if array is None:
-        raise ValueError(f"{graph.file}: the input {spec.name} is missing")
-    fixed = len(array.shape) == len(spec.shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+def _explained(error: Exception, graph: GraphEntry, action: str) -> StcError:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "allocate" in text.lower() or isinstance(error, MemoryError):
+        return ResourceError(f'Not enough memory to {action} "{graph.file}".', "Free memory or use a smaller model.")
+    return BundleError(
+        f'ONNX Runtime cannot {action} "{graph.file}" ({text}).', "Check the bundle: stc-export inspect BUNDLE."
     )
-    if array.dtype != np.dtype(spec.dtype) or not fixed or not array.flags.c_contiguous:
-        raise ValueError(
-            f"{graph.file}: {spec.name} is {array.dtype} {array.shape}, declared {spec.dtype} {spec.shape} contiguous"
+
+
+def _check_interface(graph: GraphEntry, declared: tuple[TensorSpec, ...], actual: list[Any]) -> None:
+    """Check that a graph has the names, types, ranks and fixed dimensions that its entry in the manifest declares."""
+    found = {port.name: port for port in actual}
+    for spec in declared:
+        port = found.pop(spec.name, None)
+        if port is None or port.type != _ORT_TYPES[spec.dtype] or not _fits(spec.shape, port.shape):
+            has = f"{port.type} {port.shape}" if port else "nothing"
+            raise BundleError(
+                f'"{graph.file}" has {has} where the manifest declares {spec.name} {spec.dtype} {list(spec.shape)}.',
+                "Build the bundle again.",
+            )
+    if found:
+        raise BundleError(
+            f'"{graph.file}" has {", ".join(found)}, which the manifest does not declare.', "Build the bundle again."
         )
-    return array
+
+
+def _fits(declared: tuple[int | str, ...], actual: list[int | str | None]) -> bool:
+    """A letter may stand for any dimension that the graph leaves open."""
+    if len(declared) != len(actual):
+        return False
+    pairs = zip(declared, actual, strict=True)
+    return all(want == have if isinstance(want, int) else not isinstance(have, int) for want, have in pairs)

@@ -57,13 +57,28 @@ class RMSNorm(nn.Module):
     def forward(self, x: Any) -> Any:
         """Apply the layer."""
         wide = x.float()
-        scale = torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight).to(x.dtype)
+        # Pow, Sqrt and Div, not a product with rsqrt: the form that ONNX Runtime fuses into one operator.
+        root = torch.sqrt(torch.pow(wide, 2.0).mean(-1, keepdim=True) + self.eps)
+        return (wide / root * self.weight).to(x.dtype)
 
 
-def put_rows(target: Any, rows: Any, values: Any) -> Any:
-    """Return ``target`` [N, W] with ``values`` [R, W] at ``rows`` [R] int64; exports to one ``ScatterND``."""
-    return target.index_put((rows,), values)
+def gelu(x: Any, approximate: str) -> Any:
+    """GELU; the tanh form is written out so that ONNX Runtime fuses its eight operators into one."""
+    if approximate == "none":
+        return F.gelu(x)
+    inner = (0.7978845608028654 * x) * (0.044715 * x * x + 1.0)
+    return (0.5 * x) * (torch.tanh(inner) + 1.0)
+
+
+def put_rows(target: Any, rows: tuple[Any, ...], values: Any) -> Any:
+    """Return ``target`` with ``values`` at ``rows``; exports to one ``ScatterND``, which can write in place.
+
+    Args:
+        target: [N, W], or [heads, N, W].
+        rows: int64 indices of the leading axes, all of one shape: [R], or [heads, R] and [heads, R].
+        values: [R, W], or [heads, R, W].
+    """
+    return target.index_put(rows, values)
 
 
 def take_rows(source: Any, rows: Any) -> Any:

@@ -63,13 +63,15 @@ class DecoderLayer(nn.Module):
     def attend(self, query: Any, new: tuple[Any, Any], biases: tuple[Any, Any], past: tuple[Any, Any]) -> Any:
         """Grouped-query attention over past and new tokens, [S, heads * head_dim]."""
         length = past[0].shape[2]
+        # Squeezed, not indexed: x[0] exports to a Gather, which would copy the whole cache in every step.
+        (past_keys, past_values), (own_keys, own_values) = ((x.squeeze(0) for x in pair) for pair in (past, new))
         # [kv heads, groups, S, head_dim]: the queries of a group share their keys, which are never repeated.
-        grouped = (query[0] * self.head_dim**-0.5).unflatten(0, (self.kv_heads, self.groups))
-        old = torch.matmul(grouped.flatten(1, 2), past[0][0].transpose(1, 2)) + biases[0]
-        own = torch.matmul(grouped, new[0][0][:, None].transpose(2, 3)) + biases[1]
+        grouped = (query.squeeze(0) * self.head_dim**-0.5).unflatten(0, (self.kv_heads, self.groups))
+        old = torch.matmul(grouped.flatten(1, 2), past_keys.transpose(1, 2)) + biases[0]
+        own = torch.matmul(grouped, own_keys[:, None].transpose(2, 3)) + biases[1]
         scores = torch.cat([old, own.flatten(1, 2)], dim=-1)
         weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
-        mixed = torch.matmul(weights[..., :length], past[1][0]) + torch.matmul(weights[..., length:], new[1][0])
+        mixed = torch.matmul(weights[..., :length], past_values) + torch.matmul(weights[..., length:], own_values)
         return mixed.unflatten(1, (self.groups, -1)).flatten(0, 1).permute(1, 0, 2).flatten(1)
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
-from stc_export.families.llava_onevision.blocks import ACTIVATIONS, Linear
+from stc_export.families.llava_onevision.blocks import ACTIVATIONS, Linear, gelu
 from stc_export.families.llava_onevision.config import LlavaConfig
 
 
@@ -50,7 +49,7 @@ class PrunerGraph(nn.Module):
 
     def visual_tokens(self, features: Any) -> Any:
         """Features [T, C] -> visual tokens [M, D] in raster order."""
-        hidden = F.gelu(self.linear_1(features), approximate=self.approximate)
+        hidden = gelu(self.linear_1(features), self.approximate)
         width = hidden.shape[-1]
         rows = torch.matmul(self.pooling, hidden.reshape(self.grid, self.grid * width))
         pooled = torch.matmul(self.pooling, rows.reshape(self.pooled, self.grid, width))

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, Linear, put_rows, take_rows
+from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, Linear, gelu, put_rows, take_rows
 from stc_export.families.llava_onevision.config import LlavaConfig
 
 _EPS = 1e-12
@@ -118,18 +117,18 @@ class VisionLayer(nn.Module):
 
     def mlp(self, x: Any) -> Any:
         """[R, C] -> [R, C], with the norm before it."""
-        return self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.approximate))
+        return self.fc2(gelu(self.fc1(self.norm2(x)), self.approximate))
 
-    def put_heads(self, cache: Any, rows: Any, x: Any) -> Any:
-        """Write x [R, C] into cache [heads, T, head_dim] at head rows [heads * R] (see :func:`head_rows`)."""
-        flat = cache.reshape(-1, self.head_dim)
-        return put_rows(flat, rows, self.split_heads(x).reshape(-1, self.head_dim)).reshape(cache.shape)
+    def put_heads(self, cache: Any, rows: tuple[Any, Any], x: Any) -> Any:
+        """Write x [R, C] into cache [heads, T, head_dim] at rows (see :func:`head_rows`)."""
+        return put_rows(cache, rows, self.split_heads(x))
 
 
-def head_rows(indices: Any, heads: int, tokens: int) -> Any:
-    """Rows of a cache [heads * T, head_dim] that belong to token indices [R]: [heads * R]."""
-    first = torch.arange(heads, device=indices.device, dtype=indices.dtype) * tokens
-    return (first[:, None] + indices[None, :]).reshape(-1)
+def head_rows(indices: Any, heads: int) -> tuple[Any, Any]:
+    """Places of token indices [R] in a cache [heads, T, head_dim]: the head and the token of each, both [heads, R]."""
+    first = torch.arange(heads, device=indices.device, dtype=indices.dtype)
+    shape = (heads, indices.shape[0])
+    return first[:, None].expand(shape), indices[None, :].expand(shape)
 
 
 class VisionEncoder(nn.Module):
@@ -166,7 +165,7 @@ class GateEncoder(VisionEncoder):
             Features [T, C], new delta, new keys of all layers, new values of all layers.
         """
         start = patch_embeddings + self.position
-        rows = head_rows(indices, self.heads, self.tokens)
+        rows = head_rows(indices, self.heads)
         x = take_rows(start, indices)
         keys_out, values_out = [], []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
@@ -175,7 +174,7 @@ class GateEncoder(VisionEncoder):
             values_out.append(layer.put_heads(value, rows, v))
             x = x + layer.attend(q, keys_out[-1], values_out[-1])
             x = x + layer.mlp(x)
-        features = put_rows(start + delta, indices, x)
+        features = put_rows(start + delta, (indices,), x)
         return features, features - start, *keys_out, *values_out
 
 
@@ -208,14 +207,14 @@ class RankingEncoder(VisionEncoder):
                 flat_reference = key.permute(1, 0, 2).reshape(self.tokens, self.width)
                 similarity = cosine(k.float(), flat_reference.float())
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
-            rows = head_rows(indices, self.heads, self.tokens)
+            rows = head_rows(indices, self.heads)
             q, v = layer.qv(take_rows(normed, indices)).split(self.width, dim=-1)
             # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that slow
             # drift adds up until it is noticed.
             new[0].append(layer.put_heads(key, rows, take_rows(k, indices)))
             new[1].append(layer.put_heads(value, rows, v))
-            new[2].append(put_rows(attention, indices, layer.attend(q, layer.split_heads(k), new[1][-1])))
+            new[2].append(put_rows(attention, (indices,), layer.attend(q, layer.split_heads(k), new[1][-1])))
             x = x + new[2][-1]
-            new[3].append(put_rows(mlp, indices, layer.mlp(take_rows(x, indices))))
+            new[3].append(put_rows(mlp, (indices,), layer.mlp(take_rows(x, indices))))
             x = x + new[3][-1]
         return x, *new[0], *new[1], *new[2], *new[3]
