@@ -25,10 +25,10 @@ demo: setup  ## Build the demo model, play a video through it, and show what the
 	$(BIN)/python examples/demo.py
 
 test: lint  ## Lint, import rules and all quick tests: what CI runs
-	$(PYTEST) -m "not slow and not network"
+	$(PYTEST) -m "not slow"
 
 test-slow: setup  ## The tests that take minutes
-	$(PYTEST) -m "slow and not network"
+	$(PYTEST) -m "slow"
 
 bench: setup  ## Run the benchmarks and write their results
 	$(BIN)/python benchmarks/run.py

@@ -25,7 +25,7 @@ from stc_export.pipeline.types import (
 )
 from stc_export.spec.progress import Progress
 from stc_export.spec.report import FrameReport
-from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends import open_backend
 from stc_runtime.bundle import read_manifest
 from stc_runtime.sampling import TopP
 from stc_runtime.session import StreamSession
@@ -78,7 +78,7 @@ def open_session(request: RunRequest) -> StreamSession:
     """
     target = find_target(read_manifest(request.bundle).target)
     check_runnable(target)
-    backend = OrtBackend(target.backend.providers, request.threads)
+    backend = open_backend(target.backend.kind, target.backend.providers, request.threads)
     return StreamSession.open(request.bundle, request.policy, backend)
 
 
