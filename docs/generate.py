@@ -53,8 +53,8 @@ of the class:
     error: {problem}
     fix: {fix}
 
-In Python each class also derives from the builtin exception that is named with it, such as `ValueError`. A traceback on the
-command line is a bug.
+In Python each class also derives from the builtin exception that is named with it, such as `ValueError`. A traceback on
+the command line is a bug.
 
 ## Exit codes
 

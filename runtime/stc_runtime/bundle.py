@@ -21,6 +21,7 @@ from stc_export.spec.manifest import (
     TableEntry,
     manifest_from_text,
 )
+from stc_runtime.interface import check_interface
 
 #: Files up to this size are hashed whenever a bundle is opened; larger ones by ``stc-export inspect``.
 HASHED_WHEN_OPENED_BYTES = 64 * 1024 * 1024
@@ -44,9 +45,11 @@ class Bundle:
         """Read and check a bundle: manifest, presence, kind and size of every file, and the digest of the smaller ones.
 
         Raises:
-            BundleError: It is missing, not a bundle, newer, or a file of it is missing or altered.
+            BundleError: It is missing, not a bundle, newer, its parts do not fit together, or a file of it is missing
+                or altered.
         """
         manifest = read_manifest(path)
+        check_interface(manifest, str(path))
         for entry in manifest.files:
             check_file(path, entry)
         return cls(path, manifest)
@@ -71,16 +74,20 @@ def read_manifest(path: Path) -> Manifest:
         BundleError: There is no bundle, or its manifest cannot be used.
     """
     file = path / MANIFEST_NAME
-    if not path.is_dir() or not file.is_file():
-        raise BundleError(f'"{path}" is not a bundle: it has no {MANIFEST_NAME}.', "Build one with stc-export build.")
     try:
+        if not path.is_dir() or not file.is_file():
+            raise BundleError(
+                f'"{path}" is not a bundle: it has no {MANIFEST_NAME}.', "Build one with stc-export build."
+            )
         if file.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f'The manifest of "{path}" is larger than any manifest.', "Build the bundle again.")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(f'The manifest of "{path}" cannot be read ({error}).', "Build the bundle again.") from error
+        raise BundleError(
+            f'The manifest of "{str(path)[:200]}" cannot be read ({_reason(error)}).', "Build the bundle again."
+        ) from error
     return manifest_from_text(text, str(path))
 
 
@@ -106,6 +113,10 @@ def check_file(root: Path, entry: FileEntry) -> None:
         )
     if entry.size_bytes <= HASHED_WHEN_OPENED_BYTES and file_digest(path) != entry.sha256:
         raise BundleError(f'"{entry.path}" in "{root}" was altered.', "Copy or build the bundle again.")
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def file_digest(path: Path) -> str:

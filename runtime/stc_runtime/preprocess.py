@@ -8,7 +8,7 @@ every machine and BLAS.
 
 The picture in between is rounded and clipped, so the order of the passes shows in the result. It is that of Pillow 13
 (:func:`columns_first`), and so that of a checkpoint's own processor when it runs on Pillow 13. Of the older versions,
-12.3 starts with the columns only where a frame is more than 100 times as high as wide, the others never. So portrait
+12.2 and 12.3 start with the columns where a frame is more than 100 times as high as wide, the others never. So portrait
 frames that they prepared (more exactly, those for which :func:`columns_first` is true) differ from these: up to a
 quarter of the values, nearly all by one level of 0..255, by up to 3 in soft pictures, and by more where hard edges
 overshoot and are clipped in between (15 in a surveillance film, 30 in black and white noise). Landscape and square
@@ -70,9 +70,9 @@ def check_frame(frame: object) -> Frame:
 def columns_first(height: int, width: int, size: int) -> bool:
     """Tell which pass comes first: along the columns (True), or along the rows.
 
-    This is the rule of Pillow 13 (``ImagingResampleInner``), there to save time: a frame that loses most of its height
-    has fewer rows left to resize. Repeated as it is, in pixels lost rather than in ratios, since the order changes the
-    result; see the module.
+    This is the rule of Pillow 13.0 (``ImagingResampleInner`` in ``Resample.c``), there to save time: where many rows
+    go, they go first, and the other pass has fewer to resize. It counts pixels, not ratios, and is repeated as it is,
+    since the order changes the result; see the module, also for older versions.
 
     Args:
         height: Of the frame, in pixels.

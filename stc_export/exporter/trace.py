@@ -92,7 +92,7 @@ def _exported(graph: GraphDef) -> ir.Model:
 
 
 def _scatter_rows(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:  # noqa: FBT001, FBT002
-    """Translate ``x.index_put(rows, values)`` with indices of one shape, where the general translation adds transposes."""
+    """Translate ``x.index_put(rows, values)``, indices of one shape; the general translation adds transposes."""
     if accumulate or any(index is None for index in indices):
         raise TraceError("only x.index_put(rows, values) for the leading axes is exported")
     columns = [opset18.Unsqueeze(index, opset18.Constant(value_ints=[-1])) for index in indices]

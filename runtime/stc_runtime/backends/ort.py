@@ -77,11 +77,11 @@ class OrtEngine:
         for name, array in feeds.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for spec in self._graph.outputs:
-            array = into.get(spec.name)
-            if array is None:
-                binding.bind_output(spec.name, "cpu")
+            if spec.name in into:
+                place = into[spec.name]
+                binding.bind_output(spec.name, "cpu", 0, place.dtype, place.shape, place.ctypes.data)
             else:
-                binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                binding.bind_output(spec.name, "cpu")
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises its own untyped family

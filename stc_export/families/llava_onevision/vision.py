@@ -50,7 +50,8 @@ class PatchGate(nn.Module):
 
         Returns:
             Patch embeddings [T, C] without positions; cosine with the reference per token, [T] float32 (0 without a
-            reference); statistics [3] float32: mean and least cosine, and the relative change |x - r| / |r| of the frame.
+            reference); statistics [3] float32: mean and least cosine, and the relative change |x - r| / |r| of the
+            frame.
         """
         side = self.grid * self.patch
         pixels = frame[:side, :side].float() * self.scale + self.offset
@@ -79,7 +80,7 @@ class VisionLayer(nn.Module):
     """One SigLIP encoder layer; ``qv`` and ``k`` are rows of one stored matrix, ``qvk`` is the whole of it."""
 
     def __init__(self, config: LlavaConfig, dtype: Any, *, keys_apart: bool) -> None:
-        """Create the layer without initialising it; ``keys_apart`` when keys are projected for more tokens than q, v."""
+        """Create the layer uninitialised; ``keys_apart`` when keys are projected for more tokens than q and v."""
         super().__init__()
         vision = config.dims.vision
         self.heads, self.head_dim, self.width = vision.heads, vision.head_dim, vision.width
@@ -209,8 +210,8 @@ class RankingEncoder(VisionEncoder):
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
             rows = head_rows(indices, self.heads)
             q, v = layer.qv(take_rows(normed, indices)).split(self.width, dim=-1)
-            # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that slow
-            # drift adds up until it is noticed.
+            # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that
+            # slow drift adds up until it is noticed.
             new[0].append(layer.put_heads(key, rows, take_rows(k, indices)))
             new[1].append(layer.put_heads(value, rows, v))
             new[2].append(put_rows(attention, (indices,), layer.attend(q, layer.split_heads(k), new[1][-1])))

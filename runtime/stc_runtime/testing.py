@@ -1,0 +1,156 @@
+"""For tests of applications: a backend that runs the graphs of any bundle without ONNX Runtime and without weights.
+
+Example::
+
+    with StreamSession.open("llava.stc", backend=FakeBackend()) as stream:
+        ...
+
+It has the interface of a real one: names, types, shapes, outputs written in place, and the errors of a wrong call. A
+still scene is skipped, changed patches are recomputed, and answers depend on everything that the stream remembers. What
+the numbers say is nothing; a call with the same arrays gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_export.spec.errors import BundleError
+from stc_export.spec.manifest import GraphEntry
+from stc_runtime.backends.base import Arrays, Engine, check_arrays
+
+Array = NDArray[Any]
+
+#: Patch means of 0..255 times this are angles: a change of a tenth of the range turns a cosine around.
+_ANGLE = 0.1
+#: No two rows or columns of the made-up matrices are alike, because this is no fraction of a turn.
+_STEP = 2.399963
+_EPS = 1e-12
+
+
+class FakeBackend:
+    """Opens every graph of every bundle. Nothing of the graph's file is read."""
+
+    def open(self, root: Path, graph: GraphEntry) -> Engine:
+        """Open a graph (see :class:`stc_runtime.backends.base.Backend`).
+
+        Raises:
+            BundleError: The graph's file is missing.
+        """
+        if not (root / graph.file).is_file():
+            raise BundleError(f'"{graph.file}" is missing from "{root}".', "Copy or build the bundle again.")
+        return FakeEngine(graph)
+
+
+class FakeEngine:
+    """Computes the outputs of one graph with a few lines of arithmetic."""
+
+    def __init__(self, graph: GraphEntry) -> None:
+        """Take the declared interface.
+
+        Args:
+            graph: Entry of the graph in the manifest.
+        """
+        self._graph = graph
+        self._compute: Callable[[GraphEntry, Arrays], Iterator[tuple[str, Array]]] = {
+            "cacher_gate": _gate,
+            "vit": _vit,
+            "pruner": _pruner,
+            "llm": _llm,
+        }[graph.role]
+
+    def run(self, feeds: Arrays, into: Arrays) -> dict[str, Array]:
+        """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
+        check_arrays(self._graph, feeds, into)
+        # All before any is written: an output may lie over an input.
+        values = dict(self._compute(self._graph, feeds))
+        fresh = {}
+        for spec in self._graph.outputs:
+            value = np.array(values[spec.name], spec.dtype)
+            if spec.name in into:
+                into[spec.name][...] = value
+            else:
+                fresh[spec.name] = value
+        return fresh
+
+
+def _made_up(rows: int, columns: int) -> NDArray[np.float32]:
+    """Return a matrix [rows, columns] of numbers from -1 to 1 that are the same everywhere."""
+    return np.sin(_STEP * np.arange(1, rows * columns + 1)).reshape(rows, columns).astype(np.float32)
+
+
+def _cosine(a: Array, b: Array) -> NDArray[np.float32]:
+    """Return the cosine of each row of ``a`` [N, C] with the same row of ``b``; 0 where one of them is zero."""
+    norms = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    return np.asarray((a * b).sum(axis=-1) / (norms + _EPS), np.float32)
+
+
+def _gate(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
+    frame, reference = feeds["frame"].astype(np.float32), feeds["reference"].astype(np.float32)
+    grid = math.isqrt(len(reference))
+    patch = frame.shape[0] // grid
+    patches = frame[: grid * patch, : grid * patch].reshape(grid, patch, grid, patch, 3)
+    means = patches.mean(axis=(1, 3)).reshape(grid * grid, 3)
+    phases = np.arange(reference.shape[1], dtype=np.float32)
+    embeddings = np.cos(_ANGLE * means @ _made_up(3, reference.shape[1]) + phases).astype(feeds["reference"].dtype)
+    now = embeddings.astype(np.float32)
+    similarity = _cosine(now, reference)
+    change = np.linalg.norm(now - reference) / (np.linalg.norm(reference) + _EPS)
+    yield "patch_embeddings", embeddings
+    yield "similarity", similarity
+    yield "statistics", np.array([similarity.mean(), similarity.min(), change])
+
+
+def _vit(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
+    """Recomputed tokens get new features and a new state; the first R where the graph itself would choose."""
+    embeddings = feeds["patch_embeddings"]
+    tokens = feeds["indices"] if "indices" in feeds else np.arange(len(feeds["carrier"]))
+    rows = np.sin(embeddings[tokens].astype(np.float32))
+    features = embeddings.copy()
+    features[tokens] = rows
+    yield "features", features
+    for name in (spec.name for spec in graph.inputs if spec.name.endswith("_in")):
+        state = feeds[name].copy()
+        if state.ndim == 2:
+            state[tokens] = rows
+        else:  # [heads, T, head_dim]
+            state[:, tokens] = rows.reshape(len(tokens), state.shape[0], -1).transpose(1, 0, 2)
+        yield name.removesuffix("_in") + "_out", state
+
+
+def _pruner(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
+    """Keep tokens at even distances; the history only adds to what they hold."""
+    features = feeds["features"].astype(np.float32)
+    grid = math.isqrt(len(features))
+    pooled = np.arange(0, grid, 2)
+    corners = features.reshape(grid, grid, -1)[np.ix_(pooled, pooled)].reshape(len(pooled) ** 2, -1)
+    width = next(int(spec.shape[1]) for spec in graph.outputs if spec.name == "visual_tokens")
+    tokens = corners @ _made_up(features.shape[1], width) / math.sqrt(features.shape[1])
+    kept = len(feeds["carrier"]) if "carrier" in feeds else len(tokens)
+    indices = np.arange(kept) * len(tokens) // kept
+    if "history" in feeds:
+        tokens += (feeds["history_weights"] @ feeds["history"]).mean()
+        yield "history_entry", tokens.mean(axis=0)[: feeds["history"].shape[1]]
+    yield "visual_tokens", tokens[indices]
+    yield "kept_indices", indices
+
+
+def _llm(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
+    """Keys and values hold what a token is and where; the logits are a function of all that are not hidden."""
+    embeds = feeds["inputs_embeds"][0].astype(np.float32)
+    seen = feeds["past_bias"][0] == 0
+    total = np.zeros(1, np.float32)
+    for name in (spec.name for spec in graph.inputs if spec.name.startswith(("key_", "value_"))):
+        past = feeds[name]
+        _, heads, _, width = past.shape
+        new = np.sin(embeds @ _made_up(embeds.shape[1], heads * width) + feeds["position_ids"][0][:, None])
+        rows = new.reshape(len(embeds), heads, width).transpose(1, 0, 2)[None]
+        total = total + past[:, :, seen].sum(dtype=np.float32) + rows.sum()
+        yield name.removesuffix("_in") + "_out", rows
+    vocabulary = next(int(spec.shape[1]) for spec in graph.outputs if spec.name == "logits")
+    yield "logits", np.sin(total + _STEP * np.arange(vocabulary, dtype=np.float32) ** 2)[None]

@@ -1,0 +1,74 @@
+"""Multiply-accumulate counts (MACs) of the graphs, from sizes alone: what bounds a speed-up.
+
+Counted are matrix products: linear layers, both products of attention, pooling. Not counted: norms, activations,
+softmax, ranking, copies; all of them together are below 1 % of the products of a full pass. The counts are those of
+our graphs: new tokens of a prefill see each other through a mask, so all S x S scores are computed.
+
+A bound is the ratio of two counts: the speed-up of an ideal machine whose time is proportional to its MACs. It is not
+a limit where time goes into reading weights: a decoding step reads all of them for one token.
+
+Letters are those of :mod:`stc_export.spec.dims`; ``mlp`` is the hidden width of an MLP.
+"""
+
+from __future__ import annotations
+
+from stc_export.spec.dims import ModelDims, TextDims, VisionDims
+from stc_export.spec.policy import Selection
+
+
+def gate_macs(vision: VisionDims) -> int:
+    """``cacher_gate``: one product per patch, T * 3 patch_size^2 * C."""
+    return vision.tokens * 3 * vision.patch_size**2 * vision.width
+
+
+def vit_macs(vision: VisionDims, selection: Selection, recomputed: int) -> int:
+    """``vit`` with R = ``recomputed`` tokens; R = T is the full pass, the same for all selections.
+
+    Per layer: q, v and output projection 3 R C^2; keys R C^2 for ``gate`` and T C^2 for the others, which project the
+    keys of all tokens; attention of R queries over T keys 2 R T C; MLP 2 R C mlp.
+    """
+    width = vision.width
+    keys = recomputed if selection == "gate" else vision.tokens
+    projections = (3 * recomputed + keys) * width**2
+    attention = 2 * recomputed * vision.tokens * width
+    mlp = 2 * recomputed * width * vision.mlp_width
+    return vision.layers * (projections + attention + mlp)
+
+
+def projector_macs(dims: ModelDims) -> int:
+    """Front of every ``pruner``: first layer on T tokens, pooling, second layer on M tokens.
+
+    T C D + (m g^2 + m^2 g) D + M D^2 with the grid's sides g and, pooled, m: pooling is two products, one per axis.
+    """
+    vision, width = dims.vision, dims.text.width
+    grid, pooled = vision.grid, vision.pooled_grid
+    pooling = (pooled * grid**2 + pooled**2 * grid) * width
+    return vision.tokens * vision.width * width + pooling + vision.visual_tokens * width**2
+
+
+def llm_macs(text: TextDims, new: int, past: int) -> int:
+    """``llm`` with S = ``new`` tokens on P = ``past``; S = 1 is a decoding step.
+
+    Per layer and new token, with q = heads * head_dim and kv = kv_heads * head_dim: q/k/v D (q + 2 kv), output q D,
+    MLP 3 D mlp, attention 2 q (P + S). Once per call: logits of the last token, D * vocab.
+    """
+    q_width, kv_width = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    linear = text.width * (2 * q_width + 2 * kv_width + 3 * text.mlp_width)
+    attention = 2 * q_width * (past + new)
+    return text.layers * new * (linear + attention) + text.width * text.vocab
+
+
+def frame_macs(dims: ModelDims, selection: Selection, recomputed: int, kept: int, past: int) -> int:
+    """A whole frame: gate, and unless R = ``recomputed`` is 0 (a skipped frame) ViT, projector and prefill.
+
+    Args:
+        dims: Sizes.
+        selection: Who names the R tokens.
+        recomputed: R.
+        kept: K, tokens that the LLM gets.
+        past: Tokens that the LLM remembers before the frame.
+    """
+    if not recomputed:
+        return gate_macs(dims.vision)
+    encoded = gate_macs(dims.vision) + vit_macs(dims.vision, selection, recomputed)
+    return encoded + projector_macs(dims) + llm_macs(dims.text, kept, past)
