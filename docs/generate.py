@@ -82,7 +82,7 @@ def _closed() -> None:
 TYPICAL: Mapping[type[errors.StcError], Callable[[], object]] = {
     errors.UsageError: lambda: TopP(1.5, 1.0, 0),
     errors.UnsupportedError: lambda: find_target("jetson-orin-nano"),
-    errors.PolicyError: lambda: policy_from_text('{"pruner": {"kep": 0.2}}', "kitchen.json"),
+    errors.PolicyError: lambda: policy_from_text('{"pruner": {"keep": "0.2"}}', "kitchen.json"),
     errors.CheckpointError: lambda: open_source("my-checkpoint").__enter__(),
     errors.BundleError: lambda: Bundle.open(Path("missing.stc")),
     errors.VideoError: lambda: read_frames("missing.mp4", 1.0),

@@ -26,9 +26,9 @@ from stc_runtime.backends.base import Arrays, Engine, check_arrays
 
 Array = NDArray[Any]
 
-#: Patch means of 0..255 times this are angles: a change of a tenth of the range turns a cosine around.
+#: Patch means of 0..255 times this are angles, so that a change of a tenth of the range makes a patch another one.
 _ANGLE = 0.1
-#: No two rows or columns of the made-up matrices are alike, because this is no fraction of a turn.
+#: Angle from one made-up number to the next; no fraction of a turn, so that none comes twice.
 _STEP = 2.399963
 _EPS = 1e-12
 
@@ -79,15 +79,17 @@ class FakeEngine:
         return fresh
 
 
-def _made_up(rows: int, columns: int) -> NDArray[np.float32]:
-    """Return a matrix [rows, columns] of numbers from -1 to 1 that are the same everywhere."""
-    return np.sin(_STEP * np.arange(1, rows * columns + 1)).reshape(rows, columns).astype(np.float32)
+def _widened(x: Array, width: int) -> Array:
+    """Return x [N, C] as [N, width]: its columns over and over, each with a share of all of them."""
+    wide: Array = x[:, np.arange(width) % x.shape[1]] + x.mean(axis=1, keepdims=True)
+    return wide
 
 
 def _cosine(a: Array, b: Array) -> NDArray[np.float32]:
     """Return the cosine of each row of ``a`` [N, C] with the same row of ``b``; 0 where one of them is zero."""
     norms = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
-    return np.asarray((a * b).sum(axis=-1) / (norms + _EPS), np.float32)
+    cosine: NDArray[np.float32] = (a * b).sum(axis=-1) / (norms + _EPS)
+    return cosine
 
 
 def _gate(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
@@ -96,8 +98,8 @@ def _gate(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     patch = frame.shape[0] // grid
     patches = frame[: grid * patch, : grid * patch].reshape(grid, patch, grid, patch, 3)
     means = patches.mean(axis=(1, 3)).reshape(grid * grid, 3)
-    phases = np.arange(reference.shape[1], dtype=np.float32)
-    embeddings = np.cos(_ANGLE * means @ _made_up(3, reference.shape[1]) + phases).astype(feeds["reference"].dtype)
+    phases = _STEP * np.arange(reference.shape[1], dtype=np.float32)
+    embeddings = np.cos(_ANGLE * _widened(means, len(phases)) + phases).astype(feeds["reference"].dtype)
     now = embeddings.astype(np.float32)
     similarity = _cosine(now, reference)
     change = np.linalg.norm(now - reference) / (np.linalg.norm(reference) + _EPS)
@@ -130,7 +132,7 @@ def _pruner(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     pooled = np.arange(0, grid, 2)
     corners = features.reshape(grid, grid, -1)[np.ix_(pooled, pooled)].reshape(len(pooled) ** 2, -1)
     width = next(int(spec.shape[1]) for spec in graph.outputs if spec.name == "visual_tokens")
-    tokens = corners @ _made_up(features.shape[1], width) / math.sqrt(features.shape[1])
+    tokens = _widened(corners, width)
     kept = len(feeds["carrier"]) if "carrier" in feeds else len(tokens)
     indices = np.arange(kept) * len(tokens) // kept
     if "history" in feeds:
@@ -148,7 +150,7 @@ def _llm(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     for name in (spec.name for spec in graph.inputs if spec.name.startswith(("key_", "value_"))):
         past = feeds[name]
         _, heads, _, width = past.shape
-        new = np.sin(embeds @ _made_up(embeds.shape[1], heads * width) + feeds["position_ids"][0][:, None])
+        new = np.sin(_widened(embeds, heads * width) + feeds["position_ids"][0][:, None])
         rows = new.reshape(len(embeds), heads, width).transpose(1, 0, 2)[None]
         total = total + past[:, :, seen].sum(dtype=np.float32) + rows.sum()
         yield name.removesuffix("_in") + "_out", rows

@@ -56,4 +56,5 @@ def result_text(result: BenchResult) -> str:
         for row in result.rows
     ]
     header = ("stage", "p50 ms", "baseline", "p50 ms", "faster", "bound", "n")
-    return f"{result.bundle} on {result.target}\n\n" + table(header, rows, right=(1, 3, 4, 5, 6))
+    notes = "".join(f"\n\n{note}" for note in result.notes)
+    return f"{result.bundle} on {result.target}\n\n" + table(header, rows, right=(1, 3, 4, 5, 6)) + notes

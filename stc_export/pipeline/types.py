@@ -236,9 +236,9 @@ class BenchRow:
         baseline: What it is compared with, e.g. ``vit full``.
         ratio: Baseline time over stage time at p50; above 1 is faster.
         bound: The ratio that the operation count allows; ``None`` where no bound is known.
-        p50_ms: Median time of the stage.
-        baseline_p50_ms: Median time of the baseline.
-        n: Samples of each.
+        p50_ms: Median time of the stage, per frame.
+        baseline_p50_ms: Median time of the baseline, per frame.
+        n: Values of each that the medians are of: frames, or means over the frames of a pass.
     """
 
     stage: str
@@ -252,11 +252,19 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What ``bench`` measured."""
+    """What ``bench`` measured.
+
+    Attributes:
+        bundle: Path of the bundle.
+        target: Its target.
+        rows: Measurements against their baselines.
+        notes: What a reader of the rows needs to know: what was not measured, how frames were encoded.
+    """
 
     bundle: str
     target: str
     rows: tuple[BenchRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,21 @@ import json
 import math
 import types
 import typing
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from stc_export.spec.errors import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 T = TypeVar("T")
 
 #: A manifest nests at most this deep; deeper input is hostile, not ours.
 MAX_DEPTH = 24
+#: Whole numbers fit 64 bits, so that whatever reads them next (numpy, a C library) can hold them.
+MAX_INT = 2**63 - 1
+#: Foreign text is shown in messages up to this length.
+_SHOWN = 40
 
 
 class DecodeError(ValueError):
@@ -38,7 +45,9 @@ def from_json(cls: type[T], text: str) -> T:
     """
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except DecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise DecodeError(f"not valid JSON ({error})") from error
     return from_plain(cls, data)
 
@@ -52,7 +61,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
-            raise DecodeError(f'key "{key}" appears twice')
+            raise DecodeError(f"key {_quoted(key)} appears twice")
         seen[key] = value
     return seen
 
@@ -92,7 +101,7 @@ def _decode_dataclass(cls: type[object], data: object, path: str, depth: int) ->
     fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
     for key in data:
         if key not in fields:
-            raise DecodeError(f'{where} has the unknown key "{key}". {nearest(key, fields)}')
+            raise DecodeError(f"{where} has the unknown key {_quoted(key)}. {_known(key, fields)}")
     values: dict[str, object] = {}
     for name, field in fields.items():
         if name in data:
@@ -123,8 +132,9 @@ def _decode_literal(hint: Any, data: object, path: str) -> object:
     choices = typing.get_args(hint)
     if isinstance(data, str) and data in choices:
         return data
-    shown = f'"{data}"' if isinstance(data, str) else _kind(data)
-    raise DecodeError(f"{path} is {shown}. {nearest(str(data), [str(c) for c in choices])}")
+    if isinstance(data, str):
+        raise DecodeError(f"{path} is {_quoted(data)}. {_known(data, choices)}")
+    raise DecodeError(f"{path} is {_kind(data)}. {_known('', choices)}")
 
 
 def _decode_scalar(hint: Any, data: object, path: str) -> object:
@@ -133,7 +143,9 @@ def _decode_scalar(hint: Any, data: object, path: str) -> object:
     if hint is bool and isinstance(data, bool):
         return data
     if hint is int and isinstance(data, int) and not isinstance(data, bool):
-        return data
+        if abs(data) <= MAX_INT:
+            return data
+        raise DecodeError(f"{path} is too large for a whole number")
     if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         try:
             number = float(data)
@@ -143,9 +155,28 @@ def _decode_scalar(hint: Any, data: object, path: str) -> object:
             return number
         raise DecodeError(f"{path} is not finite")
     if hint is str and isinstance(data, str):
-        return data
+        return _checked_text(data, path)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     raise DecodeError(f"{path} is {_kind(data)}, expected {wanted.get(hint, str(hint))}")
+
+
+def _checked_text(text: str, path: str) -> str:
+    """JSON can escape half a surrogate pair, which no file can be written with and no screen can show."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DecodeError(f"{path} is not valid Unicode") from error
+    return text
+
+
+def _known(name: str, choices: Iterable[str]) -> str:
+    """The last sentence of an error, without its full stop: whoever quotes the error adds one."""
+    return nearest(name, choices).removesuffix(".")
+
+
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return f'"{shown.encode(errors="replace").decode()}"'
 
 
 def _kind(data: object) -> str:
@@ -154,7 +185,7 @@ def _kind(data: object) -> str:
     if isinstance(data, bool):
         return str(data).lower()
     if isinstance(data, (int, float)):
-        return f"the number {data}"[:60]
+        return f"the number {data}" if isinstance(data, float) or abs(data) <= MAX_INT else "a number of many digits"
     if isinstance(data, str):
-        return f'the text "{data[:40]}"'
+        return f"the text {_quoted(data)}"
     return "a list" if isinstance(data, list) else "an object"

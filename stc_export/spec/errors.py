@@ -42,6 +42,10 @@ class StcError(Exception):
         self.problem = problem
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type[StcError], tuple[str, str]]:
+        """Let the error cross to another process whole; the default keeps the joined text only."""
+        return type(self), (self.problem, self.fix)
+
 
 class UsageError(StcError, ValueError):
     """A flag or argument that is wrong or contradicts another."""

@@ -20,6 +20,8 @@ SCHEMA = "stc.bundle/1"
 MANIFEST_NAME = "manifest.json"
 #: A manifest of a 100-layer model is about 200 kB; anything above this is not ours.
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+#: No width, side or count of a model is larger.
+_MAX_SIZE = 1 << 24
 
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "int64", "uint8"]
@@ -80,7 +82,7 @@ class GraphEntry:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A tensor that the host reads itself: ``embed`` [vocab, D] and ``newline`` [1, D]."""
+    """A tensor that the host reads itself: ``embed`` [vocab, D] and ``newline`` [D]."""
 
     name: str
     file: str
@@ -296,8 +298,11 @@ def manifest_from_text(text: str, source: str) -> Manifest:
     _check_schema(text, source)
     try:
         manifest = codec.from_json(Manifest, text)
-    except (codec.DecodeError, ValueError) as error:
-        raise BundleError(f'The manifest of "{source}" cannot be used: {error}.', "Build the bundle again.") from error
+    except ValueError as error:  # DecodeError, PolicyError
+        reason = str(error).removesuffix(".")
+        raise BundleError(f'The manifest of "{source}" cannot be used: {reason}.', "Build the bundle again.") from error
+    _check_sizes(manifest, source)
+    _check_prompt(manifest.prompt, source)
     _check_paths(manifest, source)
     return manifest
 
@@ -320,6 +325,37 @@ def _check_schema(text: str, source: str) -> None:
     )
 
 
+def _check_sizes(manifest: Manifest, source: str) -> None:
+    vision, text = manifest.dims.vision, manifest.dims.text
+    counts = {
+        **{f"dims.vision.{name}": value for name, value in vars(vision).items()},
+        **{f"dims.text.{name}": value for name, value in vars(text).items() if name != "rope_theta"},
+        "preprocess.size": manifest.preprocess.size,
+    }
+    for name, value in counts.items():
+        if not 1 <= value <= _MAX_SIZE:
+            raise BundleError(
+                f'The manifest of "{source}" has {name} = {value}, which is not possible.', "Build the bundle again."
+            )
+    if vision.width % vision.heads or vision.patch_size > vision.image_size or text.heads % text.kv_heads:
+        raise BundleError(f'The manifest of "{source}" has sizes that do not divide.', "Build the bundle again.")
+
+
+def _check_prompt(prompt: PromptSpec, source: str) -> None:
+    for piece in (*prompt.before_video, *prompt.after_video, *prompt.next_turn):
+        if (piece.text is not None) + (piece.token is not None) + piece.question != 1:
+            raise BundleError(
+                f'The manifest of "{source}" has a piece of the prompt that is not text, token or question.',
+                "Build the bundle again.",
+            )
+    questions = sum(piece.question for piece in prompt.after_video)
+    if questions != 1 or any(piece.question for piece in (*prompt.before_video, *prompt.next_turn)):
+        raise BundleError(
+            f'The manifest of "{source}" has a prompt without exactly one place for the question after the video.',
+            "Build the bundle again.",
+        )
+
+
 def _check_paths(manifest: Manifest, source: str) -> None:
     listed = [f.path for f in manifest.files]
     for path in listed:
@@ -332,6 +368,7 @@ def _check_paths(manifest: Manifest, source: str) -> None:
         raise BundleError(f'"{source}" lists a file twice.', "Build it again.")
     used = [g.file for g in manifest.graphs] + [w for g in manifest.graphs for w in g.weights]
     used += [t.file for t in manifest.tables] + [manifest.tokenizer]
+    known = set(listed)
     for path in used:
-        if path not in set(listed):
+        if path not in known:
             raise BundleError(f'"{source}" uses "{path[:80]}" but does not list it.', "Build it again.")

@@ -21,6 +21,9 @@ CacheUpdate = Literal["reference", "rolling"]
 Positions = Literal["contiguous", "original"]
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+_GATE_MODES: tuple[GateMode, ...] = get_args(GateMode)
+_CACHE_UPDATES: tuple[CacheUpdate, ...] = get_args(CacheUpdate)
+_POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class MemoryPolicy:
     """What the LLM remembers of an endless stream.
 
     Attributes:
-        kv_tokens: Tokens that the stream's memory may hold: system prompt and visual tokens. ``None``: what the
-            model's context leaves beside ``answer_tokens``, at most 8,192.
+        kv_tokens: Tokens that the stream's memory may hold: system prompt and visual tokens. ``None``: half of what
+            the model's context leaves beside ``answer_tokens``, at most 8,192.
         answer_tokens: Room for one question with its answer, on top of ``kv_tokens``. At least 16.
         positions: ``contiguous`` numbers kept tokens without gaps; ``original`` leaves the gaps of pruned ones.
     """
@@ -110,6 +113,10 @@ class Policy:
         Raises:
             PolicyError: A value outside its range.
         """
+        _check_choice("gate.mode", self.gate.mode, _GATE_MODES)
+        _check_choice("cacher.selection", self.cacher.selection, SELECTIONS)
+        _check_choice("cacher.update", self.cacher.update, _CACHE_UPDATES)
+        _check_choice("memory.positions", self.memory.positions, _POSITIONS)
         _check_share("gate.tau", self.gate.tau, low_open=True)
         _check_share("gate.cut", self.gate.cut)
         _check_share("gate.floor", self.gate.floor)
@@ -175,6 +182,11 @@ def policy_from_argument(argument: str, path: Path) -> Policy:
             f'Policy "{argument}" is neither a named policy nor a readable file.', nearest(argument, known)
         ) from error
     return policy_from_text(text, argument)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise PolicyError(f'{name} is "{value}".', nearest(str(value), choices))
 
 
 def _check_share(name: str, value: float, *, low_open: bool = False) -> None:

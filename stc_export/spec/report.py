@@ -47,7 +47,7 @@ class AnswerPiece:
 
     Attributes:
         text: Text that this token completes; may be empty while a character is incomplete.
-        token: Token id.
+        token: Token id, or -1 for text that was held back and is left over at the end.
         elapsed_ms: Time since the question was asked; for the first piece, the time to first token.
         step_ms: Time of the LLM step that produced it.
     """

@@ -56,6 +56,8 @@ def test_default_on_the_page_is_the_default(key: str) -> None:
 @pytest.mark.parametrize("key", keys())
 def test_range_on_the_page_is_the_range(key: str) -> None:
     cell, hint = ROWS[key][1], keys()[key][0]
+    inside: tuple[object, ...]
+    outside: tuple[object, ...]
     if typing.get_origin(hint) is typing.Literal:
         assert set(code(cell)) == set(typing.get_args(hint))
         inside, outside = typing.get_args(hint), ("other",)

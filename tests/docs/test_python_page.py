@@ -24,7 +24,7 @@ def test_examples_run_in_order(tiny_bundle: Path, tmp_path: Path, monkeypatch: p
     names: dict[str, Any] = {"__name__": "docs_python"}
     for number, block in enumerate(blocks(PAGE, "python"), start=1):
         exec(compile(block, f"docs/python.md block {number}", "exec"), names)
-    assert [count >= 0 for count in names["counts"]] == [True, True]
+    assert len(names["counts"]) == 2
 
 
 def test_page_names_every_field_of_the_reports() -> None:

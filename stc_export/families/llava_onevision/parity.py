@@ -28,7 +28,7 @@ Frame = NDArray[np.uint8]
 
 
 def parity_cases(config: LlavaConfig, inputs: ParityInputs) -> Iterator[ParityCase]:
-    """Yield cases for every graph: gate, each selection full and at 25 %, each pruner twice, prefill and decode."""
+    """Yield cases for every graph: gate, each selection full and selective, each pruner twice, prefill and decode."""
     checker = _Checker(config, inputs)
     with torch.no_grad():
         yield from checker.gate()
@@ -98,7 +98,12 @@ class _Checker:
         yield ParityCase(graph.file, "second frame", "module", feeds, expected)
 
     def vit(self, selection: str) -> Iterator[ParityCase]:
-        """Full pass against transformers, 25 % of the tokens of the second frame against the module."""
+        """Full pass against transformers, a share of the tokens of the second frame against the module.
+
+        Scores closer than the rounding error have no order, and one token that changes places changes all numbers. A
+        ninth of the second frame has moved. So a graph that ranks gets a share below that: the last token chosen and
+        the first left out are then both of what moved, and far from each other, not of the rest that is all alike.
+        """
         graph = self.graphs["vit", selection]
         name = SELECTION_INPUTS[selection]
         state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.dtype) for s in graph.inputs[2:]}
@@ -107,9 +112,10 @@ class _Checker:
         yield ParityCase(graph.file, "full", "transformers", feeds, {"features": self.features})
         cache = self.inputs.run(graph.file, feeds)
         state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n != "features"}
-        chosen = self._least_similar(len(tokens) // 4 or 1)
+        share = 4 if selection == "gate" else 16
+        chosen = self._least_similar(len(tokens) // share or 1)
         feeds = {"patch_embeddings": self._typed(self.patches[1]), name: chosen, **state}
-        yield ParityCase(graph.file, "selective 25 %", "module", feeds, self._expected(graph, feeds))
+        yield ParityCase(graph.file, f"selective {100 // share} %", "module", feeds, self._expected(graph, feeds))
 
     def _least_similar(self, count: int) -> NDArray[np.int64]:
         a, b = self.patches
