@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import PolicyError, ResourceError
+from stc_export.spec.interface import VIT_STATE
 from stc_export.spec.manifest import DTYPE_BYTES, DType
 from stc_export.spec.policy import CacheUpdate, MemoryPolicy, Selection
 
-#: Sets of [T, C] per layer that a selection keeps, and [T, C] tensors for the whole encoder beside them.
-_CACHE_TENSORS: dict[Selection, tuple[int, int]] = {"gate": (2, 1), "per_layer": (4, 0), "shared": (4, 0)}
 #: Copies of the cache: a rolling cache is updated in place; a reference must survive the selective frames after it.
 _CACHE_COPIES: dict[CacheUpdate, int] = {"rolling": 1, "reference": 2}
 #: Visual memory that is kept by default where the model's context allows it.
@@ -22,10 +21,9 @@ def feature_cache_bytes(dims: ModelDims, selection: Selection, update: CacheUpda
     """Return the bytes of a session's feature cache with its output buffers and reference embeddings."""
     vision = dims.vision
     frame = vision.tokens * vision.width * DTYPE_BYTES[dtype]
-    per_layer, beside = _CACHE_TENSORS[selection]
-    cache = (per_layer * vision.layers + beside) * frame * _CACHE_COPIES[update]
+    tensors = sum(vision.layers if tensor.scope == "layer" else 1 for tensor in VIT_STATE[selection])
     reference_and_features = 2 * frame
-    return cache + reference_and_features
+    return tensors * frame * _CACHE_COPIES[update] + reference_and_features
 
 
 def kv_budget(memory: MemoryPolicy, context: int) -> int:
@@ -35,7 +33,8 @@ def kv_budget(memory: MemoryPolicy, context: int) -> int:
     kept, positions are renumbered at most once per turnover of the memory.
 
     Raises:
-        ResourceError: Budget and answer do not fit the model's context.
+        PolicyError: ``memory.kv_tokens`` does not fit the model's context beside the answer.
+        ResourceError: ``memory.answer_tokens`` alone does not fit it.
     """
     room = context - memory.answer_tokens
     if room < 2:

@@ -6,16 +6,20 @@ without this check it would fail somewhere inside a stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import astuple
 
 from stc_export.spec.errors import BundleError
-from stc_export.spec.manifest import SELECTION_INPUTS, DType, GraphEntry, Manifest, Piece, TensorSpec
+from stc_export.spec.interface import (
+    Interface,
+    gate_interface,
+    llm_interface,
+    pruner_interface,
+    vit_interface,
+)
+from stc_export.spec.manifest import DType, GraphEntry, Manifest, Piece, TensorSpec
+from stc_export.spec.policy import SELECTIONS
 
 _DTYPES: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
-
-Ports = tuple[Iterable[TensorSpec], Iterable[TensorSpec]]
-
 
 def check_interface(manifest: Manifest, source: str) -> None:
     """Check sizes, graph interfaces, tables and prompt against each other; ``source`` names the bundle in errors.
@@ -64,8 +68,11 @@ def _table_problem(manifest: Manifest) -> str | None:
 
 def _graph_problem(manifest: Manifest) -> str | None:
     for graph in manifest.graphs:
-        expected = {"cacher_gate": _gate, "vit": _vit, "pruner": _pruner, "llm": _llm}[graph.role](manifest, graph)
-        for kind, given, ports in zip(("input", "output"), (graph.inputs, graph.outputs), expected, strict=True):
+        expected = _expected(manifest, graph)
+        for kind, given, ports in (
+            ("input", graph.inputs, expected.inputs),
+            ("output", graph.outputs, expected.outputs),
+        ):
             found, wanted = {spec.name: spec for spec in given}, {spec.name: spec for spec in ports}
             for name in sorted(found.keys() | wanted.keys()):
                 has, needs = found.get(name), wanted.get(name)
@@ -74,74 +81,21 @@ def _graph_problem(manifest: Manifest) -> str | None:
     return None
 
 
+def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
+    dims, dtype = manifest.dims, _DTYPES[manifest.precision]
+    if graph.role == "cacher_gate":
+        return gate_interface(dims.vision, dtype)
+    if graph.role == "llm":
+        return llm_interface(dims.text, dtype)
+    if graph.role == "vit":
+        selection = next((name for name in SELECTIONS if name == graph.variant), SELECTIONS[0])
+        return vit_interface(dims.vision, dtype, selection)
+    entry = manifest.pruner(graph.variant)
+    takes = {spec.name for spec in graph.inputs}
+    history = () if entry.history == "none" else ("history", "history_weights")
+    inputs = (*history, *(name for name in ("alpha", "carrier") if name in takes))
+    return pruner_interface(dims, dtype, entry.history_width if history else 0, inputs)
+
+
 def _shown(spec: TensorSpec | None) -> str:
     return f"{spec.dtype} {list(spec.shape)}" if spec else "nothing"
-
-
-def _gate(manifest: Manifest, _graph: GraphEntry) -> Ports:
-    vision, dtype = manifest.dims.vision, _DTYPES[manifest.precision]
-    patches = (vision.tokens, vision.width)
-    inputs = (
-        TensorSpec("frame", "uint8", (vision.image_size, vision.image_size, 3)),
-        TensorSpec("reference", dtype, patches),
-    )
-    outputs = (
-        TensorSpec("patch_embeddings", dtype, patches),
-        TensorSpec("similarity", "float32", (vision.tokens,)),
-        TensorSpec("statistics", "float32", (3,)),
-    )
-    return inputs, outputs
-
-
-def _vit(manifest: Manifest, graph: GraphEntry) -> Ports:
-    """The state may be any tensors of fixed size, as long as what goes in comes out."""
-    vision, dtype = manifest.dims.vision, _DTYPES[manifest.precision]
-    patches = (vision.tokens, vision.width)
-    state = [
-        spec
-        for spec in graph.inputs
-        if spec.name.endswith("_in") and all(isinstance(size, int) and size > 0 for size in spec.shape)
-    ]
-    selection = SELECTION_INPUTS.get(graph.variant, "indices")
-    inputs = (TensorSpec("patch_embeddings", dtype, patches), TensorSpec(selection, "int64", ("R",)), *state)
-    renamed = (TensorSpec(f"{spec.name.removesuffix('_in')}_out", spec.dtype, spec.shape) for spec in state)
-    return inputs, (TensorSpec("features", dtype, patches), *renamed)
-
-
-def _pruner(manifest: Manifest, graph: GraphEntry) -> Ports:
-    """History, alpha and carrier are there if the method needs them; without a carrier all M tokens are kept."""
-    vision, dtype = manifest.dims.vision, _DTYPES[manifest.precision]
-    entry = manifest.pruner(graph.variant)
-    has = {spec.name for spec in graph.inputs}
-    kept: int | str = "K" if "carrier" in has else vision.visual_tokens
-    history = [] if entry.history == "none" else ["history", "history_weights"]
-    known = {
-        "history": TensorSpec("history", "float32", ("W", entry.history_width)),
-        "history_weights": TensorSpec("history_weights", "float32", ("W",)),
-        "alpha": TensorSpec("alpha", "float32", (1,)),
-        "carrier": TensorSpec("carrier", "int64", ("K",)),
-    }
-    optional = [known[name] for name in (*history, *sorted(has & {"alpha", "carrier"}))]
-    outputs = [
-        TensorSpec("visual_tokens", dtype, (kept, manifest.dims.text.width)),
-        TensorSpec("kept_indices", "int64", (kept,)),
-        *([TensorSpec("history_entry", "float32", (entry.history_width,))] if history else []),
-    ]
-    return (TensorSpec("features", dtype, (vision.tokens, vision.width)), *optional), outputs
-
-
-def _llm(manifest: Manifest, _graph: GraphEntry) -> Ports:
-    text, dtype = manifest.dims.text, _DTYPES[manifest.precision]
-
-    def cache(suffix: str, letter: str) -> list[TensorSpec]:
-        shape = (1, text.kv_heads, letter, text.head_dim)
-        names = (f"{name}_{layer}_{suffix}" for name in ("key", "value") for layer in range(text.layers))
-        return [TensorSpec(name, dtype, shape) for name in names]
-
-    inputs = (
-        TensorSpec("inputs_embeds", dtype, (1, "S", text.width)),
-        TensorSpec("position_ids", "int64", (1, "S")),
-        TensorSpec("past_bias", dtype, (1, "P")),
-        *cache("in", "P"),
-    )
-    return inputs, (TensorSpec("logits", "float32", (1, text.vocab)), *cache("out", "S"))

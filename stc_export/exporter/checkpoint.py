@@ -17,6 +17,8 @@ from stc_export.spec.errors import CheckpointError
 
 #: A config or index larger than this is not one.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
+#: Longer file names do not exist.
+_MAX_NAME = 255
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -166,7 +168,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        pickled = [p.name for p in directory.glob("*.bin")] + [p.name for p in directory.glob("*.pt*")]
+        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in directory.glob(pattern))
         hint = f" It has {pickled[0]}, which is a pickle and is never loaded." if pickled else ""
         raise CheckpointError(
             f'"{directory}" has no model.safetensors and no model.safetensors.index.json.{hint}',
@@ -179,9 +181,9 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _shard(directory: Path, name: str) -> Path:
-    if Path(name).name != name:
+    if Path(name).name != name or len(name) > _MAX_NAME:
         raise CheckpointError(
-            f'The index names the shard "{name}", which is not a plain file name.', "Do not trust it."
+            f'The index names the shard "{name[:80]}", which is not a plain file name.', "Do not trust it."
         )
     file = directory / name
     if not file.is_file():

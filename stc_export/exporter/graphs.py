@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stc_export.exporter.weights import WeightRecipe
+from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import PrunerEntry, Role, TensorSpec
 
 
@@ -30,8 +31,7 @@ class GraphDef:
         role: Role in the bundle.
         variant: Form of the role.
         module: Creates the module; called with the meta device active, so that it holds no data.
-        inputs: Declared inputs in the order of the flattened arguments.
-        outputs: Declared outputs in the order of the flattened results.
+        interface: Declared inputs and outputs, in the order of the flattened arguments and results.
         nest: Turns a flat sequence (one item per input) into the arguments of ``forward``.
         dims: Every letter that occurs in the shapes.
         weight_files: Files in which its parameters are found by name.
@@ -40,11 +40,20 @@ class GraphDef:
     role: Role
     variant: str
     module: Callable[[], Any]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    interface: Interface
     nest: Callable[[Sequence[Any]], tuple[Any, ...]]
     dims: Mapping[str, DimRange]
     weight_files: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Declared inputs."""
+        return self.interface.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Declared outputs."""
+        return self.interface.outputs
 
     @property
     def file(self) -> str:

@@ -20,6 +20,8 @@ _PLACES = (
 )
 #: PIL.Image.Resampling
 _FILTERS: Mapping[int, Any] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+#: Pixels are divided by it. Known processors have 0.22 to 0.5, and 1 for none.
+_LEAST_STD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,14 @@ def read_preprocessing(directory: Path, image_size: int) -> Preprocessing:
     sides = (size.get("height"), size.get("width")) if isinstance(size, Mapping) else (size, size)
     if sides != (image_size, image_size):
         raise CheckpointError(
-            f"{file} resizes to {sides[0]} x {sides[1]}, the model takes {image_size} x {image_size}.",
+            f"{file} has size = {_shown(size)}, the model takes {image_size} x {image_size}.",
             "Use the processor that belongs to these weights.",
         )
     mean, std = (_channels(file, config, key) for key in ("image_mean", "image_std"))
     resample = config.get("resample", 3)
-    if resample not in _FILTERS:
-        raise UnsupportedError(
-            f"{file} asks for resample = {resample!r}.", "Use bicubic (3), bilinear (2) or nearest (0)."
-        )
+    if not isinstance(resample, int) or resample not in _FILTERS:
+        known = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
+        raise UnsupportedError(f"{file} asks for resample = {_shown(resample)}.", f"Use one of: {known}.")
     return Preprocessing(PreprocessSpec(image_size, _FILTERS[resample]), mean, std)
 
 
@@ -93,20 +94,31 @@ def _check_steps(file: str, config: Mapping[str, Any]) -> None:
         value = config.get(key)
         if value is not None and bool(value) is not expected:
             raise UnsupportedError(
-                f"{file} has {key} = {value}; frames are resized, rescaled and normalised, not cropped.",
+                f"{file} has {key} = {_shown(value)}; frames are resized, rescaled and normalised, not cropped.",
                 "Use a processor of that form.",
             )
     factor = config.get("rescale_factor", 1 / 255)
-    if not isinstance(factor, (int, float)) or abs(factor * 255 - 1) > 1e-6:
+    if not isinstance(factor, (int, float)) or not abs(factor * 255 - 1) <= 1e-6:
         raise UnsupportedError(
-            f"{file} has rescale_factor = {factor!r}, expected 1/255.", "Use a processor of that form."
+            f"{file} has rescale_factor = {_shown(factor)}, expected 1/255.", "Use a processor of that form."
         )
 
 
 def _channels(file: str, config: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    """Return three numbers. Means lie in 0..1; a deviation close to 0 would make every pixel overflow."""
     values = config.get(key)
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-        raise CheckpointError(f"{file} has {key} = {values!r}, expected three numbers.", "Save the processor again.")
-    if key == "image_std" and not all(v > 0 for v in values):
-        raise CheckpointError(f"{file} has {key} = {values!r}, expected numbers above 0.", "Save the processor again.")
+    least, most = (_LEAST_STD, 1.0) if key == "image_std" else (0.0, 1.0)
+    if not isinstance(values, list) or len(values) != 3 or not all(_between(v, least, most) for v in values):
+        raise CheckpointError(
+            f"{file} has {key} = {_shown(values)}, expected three numbers from {least:g} to {most:g}.",
+            "Save the processor again.",
+        )
     return tuple(float(v) for v in values)
+
+
+def _between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:60]

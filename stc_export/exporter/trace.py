@@ -7,6 +7,7 @@ nothing of a newer opset and nothing of ``com.microsoft``, so that TensorRT 10.3
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import warnings
@@ -24,6 +25,8 @@ from stc_export.exporter.weights import StoredTensor
 from stc_export.spec.manifest import TensorSpec
 
 OPSET = 18
+#: Constants of up to so many elements are kept in the graph itself.
+_MOST_INLINE = 4096
 
 _IR_DTYPES = {
     "float32": ir.DataType.FLOAT,
@@ -139,7 +142,7 @@ def _name_dimensions(model: ir.Model, graph: GraphDef) -> None:
 def _simplify(model: ir.Model) -> None:
     from onnxscript import optimizer
 
-    optimizer.fold_constants(model, input_size_limit=64, output_size_limit=4096)
+    optimizer.fold_constants(model, input_size_limit=64, output_size_limit=_MOST_INLINE)
     for one in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -154,7 +157,7 @@ def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tupl
     for name, value in model.graph.initializers.items():
         place = stored.get(name)
         if place is None:
-            if value.const_value is None or value.const_value.size > 4096:
+            if _is_weight(value):
                 raise TraceError(f"no stored weight for the initializer {name}")
             continue
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
@@ -167,6 +170,13 @@ def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tupl
     return tuple(sorted(files))
 
 
+def _is_weight(value: ir.Value) -> bool:
+    """Tell a parameter, which has no data, or a table too large to stand in the graph, from a small constant."""
+    tensor = value.const_value
+    data = getattr(tensor, "raw", None)
+    return tensor is None or tensor.size > _MOST_INLINE or (isinstance(data, torch.Tensor) and data.is_meta)
+
+
 def _check_interface(model: ir.Model, graph: GraphDef) -> None:
     for kind, values, specs in (
         ("input", list(model.graph.inputs), graph.inputs),
@@ -174,7 +184,7 @@ def _check_interface(model: ir.Model, graph: GraphDef) -> None:
     ):
         found = [(v.name, v.dtype, _dims(v)) for v in values]
         expected = [(s.name, _IR_DTYPES[s.dtype], list(s.shape)) for s in specs]
-        for got, want in zip(found, expected, strict=True):
+        for got, want in itertools.zip_longest(found, expected):
             if got != want:
                 raise TraceError(f"{graph.file}: {kind} is {got}, declared {want}")
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Memory pages; ONNX Runtime maps external data whose offset is a multiple of the allocation granularity.
 ALIGNMENT = 4096
 #: Rows are converted in blocks of about this size (as float32).
-_BLOCK_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,17 @@ def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredT
         for part, (first, rows) in (recipe.parts or {}).items():
             shape = (rows, *recipe.shape[1:])
             placed[part] = StoredTensor(file, recipe.dtype, shape, offset + first * row, rows * row)
-        offset += -(-recipe.nbytes // ALIGNMENT) * ALIGNMENT
+        offset += _padded(recipe.nbytes)
     return placed
+
+
+def file_bytes(recipes: tuple[WeightRecipe, ...]) -> int:
+    """Return the size of the file that these recipes make, padding included."""
+    return sum(_padded(recipe.nbytes) for recipe in recipes)
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def check_recipes(checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...]) -> None:
@@ -136,7 +145,7 @@ def write_weights(
             for block in _blocks(checkpoint, recipe):
                 written += _append(file, digest, block.data.cast("B"))
                 advance(block.nbytes)
-            padding = -written % ALIGNMENT
+            padding = _padded(written) - written
             _append(file, digest, memoryview(bytes(padding)))
             size += written + padding
     return WrittenFile(path, size, digest.hexdigest())

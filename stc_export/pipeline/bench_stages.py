@@ -53,7 +53,7 @@ def measure_vit(
     vision = model.manifest.dims.vision
     ratios = {f"{100 * ratio:g} %": ratio for ratio in sorted({*_RATIOS, policy.cacher.update_ratio})}
     counts = [vision.tokens, *(min(max(int(vision.tokens * r), 1), vision.tokens) for r in ratios.values())]
-    passes = _VitPasses(model, policy, selection, scene.frames[:_VIT_FRAMES])
+    passes = VitPasses(model, policy, selection, scene.frames[:_VIT_FRAMES])
     rounds = repeats * passes.frames
     with progress.stage(f"vit {selection}", rounds, "rounds") as advance:
         samples = interleaved([passes.step(count) for count in counts], _WARMUP, rounds, advance)
@@ -69,8 +69,15 @@ def measure_vit(
     return Measured((full, *selective), tuple(rows))
 
 
-class _VitPasses:
-    """Runs one ``vit`` graph as a session does, on frames whose patch embeddings are computed before."""
+class VitPasses:
+    """Runs one ``vit`` graph as a session does, on frames whose patch embeddings are computed before.
+
+    Args:
+        model: The bundle; its ``cacher_gate`` and the ``vit`` graph are opened.
+        policy: Its cache update is used.
+        selection: Which ``vit`` graph.
+        frames: At least two, uint8 [H, W, 3]; the first fills the feature cache.
+    """
 
     def __init__(self, model: Model, policy: Policy, selection: Selection, frames: Sequence[NDArray[np.uint8]]) -> None:
         graph = model.manifest.graph("vit", selection)
@@ -93,6 +100,11 @@ class _VitPasses:
     def frames(self) -> int:
         """Frames after the reference."""
         return len(self._gated)
+
+    @property
+    def embeddings(self) -> list[NDArray[Any]]:
+        """Patch embeddings [T, C] of these frames."""
+        return [out["patch_embeddings"] for out in self._gated]
 
     def step(self, count: int) -> Step:
         """Return what recomputes ``count`` tokens of the i-th frame; all tokens are a full pass."""

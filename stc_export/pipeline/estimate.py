@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stc_export.exporter.graphs import GraphDef, SplitModel
 from stc_export.exporter.names import parameter_names
-from stc_export.exporter.weights import StoredTensor, layout
+from stc_export.exporter.weights import StoredTensor, file_bytes, layout
 from stc_export.families.base import StoredFiles
 from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
@@ -36,7 +36,7 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -
     weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
     capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
     return SizeEstimate(
-        disk_bytes=sum(recipe.nbytes for recipes in split.weights.values() for recipe in recipes),
+        disk_bytes=sum(file_bytes(recipes) for recipes in split.weights.values()),
         weights_bytes=weights,
         feature_cache_bytes=feature_cache_bytes(dims, policy.cacher.selection, policy.cacher.update, dtype),
         kv_bytes=kv_bytes(dims, capacity, dtype),

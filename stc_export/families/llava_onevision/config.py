@@ -67,124 +67,155 @@ def config_from_json(config: Mapping[str, Any], source: str) -> LlavaConfig:
         CheckpointError: A value is missing or impossible.
         UnsupportedError: The checkpoint uses a part that the family does not export yet.
     """
-    vision = {**_VISION_DEFAULTS, **_section(config, "vision_config", source)}
-    text = {**_TEXT_DEFAULTS, **_section(config, "text_config", source)}
-    _check_supported(config, vision, text, source)
-    try:
-        dims = ModelDims(_vision_dims(vision, int(config.get("vision_feature_layer", -1))), _text_dims(text))
-        _check_dims(dims, source)
-        return LlavaConfig(
-            dims=dims,
-            vision_eps=float(vision["layer_norm_eps"]),
-            text_eps=float(text["rms_norm_eps"]),
-            projector_act=str(config.get("projector_hidden_act", "gelu")),
-            projector_bias=bool(config.get("multimodal_projector_bias", True)),
-            vision_act=str(vision["hidden_act"]),
-            tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-            trained=bool(config.get("stc_trained", True)),
-        )
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f'The config of "{source}" has a value of the wrong type ({error}).', _REPAIR) from error
+    vision = _section(config, "vision_config", _VISION_DEFAULTS, source)
+    text = _section(config, "text_config", _TEXT_DEFAULTS, source)
+    _check_supported(config, vision, text)
+    dims = ModelDims(_vision_dims(vision, config.get("vision_feature_layer", -1)), _text_dims(text))
+    _check_dims(dims, source)
+    return LlavaConfig(
+        dims=dims,
+        vision_eps=vision.positive("layer_norm_eps"),
+        text_eps=text.positive("rms_norm_eps"),
+        projector_act=str(config.get("projector_hidden_act", "gelu")),
+        projector_bias=bool(config.get("multimodal_projector_bias", True)),
+        vision_act=str(vision.values["hidden_act"]),
+        # Either is enough: the published 0.5B checkpoint says false for the whole and true for the text model.
+        tied=bool(config.get("tie_word_embeddings")) or bool(text.values.get("tie_word_embeddings")),
+        trained=bool(config.get("stc_trained", True)),
+    )
 
 
 _REPAIR = "Save the checkpoint again with save_pretrained."
+#: Nothing in a config is larger: widths, counts, rows of a vocabulary.
+_MOST = 1 << 24
 
 
-def _section(config: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class _Section:
+    """A part of a config with the defaults filled in; values are checked as they are read."""
+
+    name: str
+    values: Mapping[str, Any]
+    source: str
+
+    def whole(self, key: str) -> int:
+        value = self.values.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST:
+            return value
+        raise self._impossible(key, f"a whole number from 1 to {_MOST:,}")
+
+    def positive(self, key: str) -> float:
+        value = self.values.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e30:
+            return float(value)
+        raise self._impossible(key, "a number above 0")
+
+    def _impossible(self, key: str, expected: str) -> CheckpointError:
+        value = _shown(self.values.get(key))
+        return CheckpointError(
+            f'The config of "{self.source}" has {self.name}.{key} = {value}, expected {expected}.', _REPAIR
+        )
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:60]
+
+
+def _section(config: Mapping[str, Any], key: str, defaults: Mapping[str, Any], source: str) -> _Section:
     section = config.get(key)
     if not isinstance(section, Mapping):
         raise CheckpointError(f'The config of "{source}" lacks "{key}".', _REPAIR)
-    return section
+    return _Section(key, {**defaults, **section}, source)
 
 
-def _check_supported(
-    config: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], source: str
-) -> None:
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+def _rope(text: _Section) -> Mapping[str, Any]:
+    """Return the settings of the rotary embedding: ``rope_parameters``, or ``rope_scaling`` in older configs."""
+    rope = text.values.get("rope_parameters") or text.values.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise CheckpointError(
+            f'The config of "{text.source}" has the rotary embedding {_shown(rope)}, expected an object.', _REPAIR
+        )
+    return rope
+
+
+def _check_supported(config: Mapping[str, Any], vision: _Section, text: _Section) -> None:
+    rope = _rope(text)
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     wanted: tuple[tuple[str, object, tuple[object, ...]], ...] = (
-        ("vision_config.model_type", vision.get("model_type"), ("siglip_vision_model",)),
-        ("text_config.model_type", text.get("model_type"), ("qwen2",)),
-        ("vision_config.hidden_act", vision["hidden_act"], ("gelu_pytorch_tanh", "gelu")),
-        ("text_config.hidden_act", text["hidden_act"], ("silu",)),
+        ("vision_config.model_type", vision.values.get("model_type"), ("siglip_vision_model",)),
+        ("text_config.model_type", text.values.get("model_type"), ("qwen2",)),
+        ("vision_config.hidden_act", vision.values["hidden_act"], ("gelu_pytorch_tanh", "gelu")),
+        ("text_config.hidden_act", text.values["hidden_act"], ("silu",)),
         ("projector_hidden_act", config.get("projector_hidden_act", "gelu"), ("gelu", "gelu_pytorch_tanh")),
         ("vision_feature_select_strategy", config.get("vision_feature_select_strategy", "full"), ("full",)),
         ("text_config.rope_type", rope_type, ("default",)),
-        ("text_config.use_sliding_window", text["use_sliding_window"], (False,)),
-        ("vision_config.num_channels", vision["num_channels"], (3,)),
+        ("text_config.use_sliding_window", text.values["use_sliding_window"], (False,)),
+        ("vision_config.num_channels", vision.values["num_channels"], (3,)),
     )
     for key, value, supported in wanted:
         if value not in supported:
             choices = " or ".join(repr(s) for s in supported)
             raise UnsupportedError(
-                f'"{source}" has {key} = {value!r}; llava_onevision exports {choices}.',
+                f'"{text.source}" has {key} = {_shown(value)}; llava_onevision exports {choices}.',
                 "Use a checkpoint of that form.",
             )
-    if not isinstance(config.get("vision_feature_layer", -1), int):
+    layer = config.get("vision_feature_layer", -1)
+    if not isinstance(layer, int) or isinstance(layer, bool):
         raise UnsupportedError(
-            f'"{source}" concatenates the ViT layers {config["vision_feature_layer"]}; one layer is exported.',
+            f'"{text.source}" has vision_feature_layer = {_shown(layer)}; the output of one layer is exported.',
             "Use a checkpoint whose vision_feature_layer is a single number.",
         )
 
 
-def _vision_dims(vision: Mapping[str, Any], feature_layer: int) -> VisionDims:
-    layers = int(vision["num_hidden_layers"])
+def _vision_dims(vision: _Section, feature_layer: int) -> VisionDims:
+    layers = vision.whole("num_hidden_layers")
     # hidden_states[0] is the embedding, hidden_states[i] the output of layer i.
     used = feature_layer if feature_layer >= 0 else layers + 1 + feature_layer
+    if not 1 <= used <= layers:
+        raise CheckpointError(
+            f'The config of "{vision.source}" has vision_feature_layer = {_shown(feature_layer)}, but the ViT has '
+            f"{layers} layers.",
+            _REPAIR,
+        )
     return VisionDims(
-        image_size=int(vision["image_size"]),
-        patch_size=int(vision["patch_size"]),
-        width=int(vision["hidden_size"]),
-        mlp_width=int(vision["intermediate_size"]),
-        heads=int(vision["num_attention_heads"]),
-        layers=used if used <= layers else -1,
+        image_size=vision.whole("image_size"),
+        patch_size=vision.whole("patch_size"),
+        width=vision.whole("hidden_size"),
+        mlp_width=vision.whole("intermediate_size"),
+        heads=vision.whole("num_attention_heads"),
+        layers=used,
     )
 
 
-def _text_dims(text: Mapping[str, Any]) -> TextDims:
-    rope = text.get("rope_parameters") or {}
-    heads = int(text["num_attention_heads"])
-    head_dim = text.get("head_dim")
+def _text_dims(text: _Section) -> TextDims:
+    heads, width = text.whole("num_attention_heads"), text.whole("hidden_size")
+    theta = _rope(text).get("rope_theta", text.values.get("rope_theta", 10000.0))
     return TextDims(
-        width=int(text["hidden_size"]),
-        mlp_width=int(text["intermediate_size"]),
+        width=width,
+        mlp_width=text.whole("intermediate_size"),
         heads=heads,
-        kv_heads=int(text["num_key_value_heads"]),
-        head_dim=int(head_dim) if head_dim is not None else int(text["hidden_size"]) // heads,
-        layers=int(text["num_hidden_layers"]),
-        vocab=int(text["vocab_size"]),
-        context=int(text["max_position_embeddings"]),
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 10000.0))),
+        kv_heads=text.whole("num_key_value_heads"),
+        head_dim=text.whole("head_dim") if text.values.get("head_dim") is not None else width // heads,
+        layers=text.whole("num_hidden_layers"),
+        vocab=text.whole("vocab_size"),
+        context=text.whole("max_position_embeddings"),
+        rope_theta=_Section(text.name, {"rope_theta": theta}, text.source).positive("rope_theta"),
     )
 
 
 def _check_dims(dims: ModelDims, source: str) -> None:
     v, t = dims.vision, dims.text
-    positive = {
-        "vision_config.image_size": v.image_size,
-        "vision_config.patch_size": v.patch_size,
-        "vision_config.hidden_size": v.width,
-        "vision_config.intermediate_size": v.mlp_width,
-        "vision_config.num_attention_heads": v.heads,
-        "vision_feature_layer (layers that are run)": v.layers,
-        "text_config.hidden_size": t.width,
-        "text_config.intermediate_size": t.mlp_width,
-        "text_config.num_attention_heads": t.heads,
-        "text_config.num_key_value_heads": t.kv_heads,
-        "text_config.head_dim": t.head_dim,
-        "text_config.num_hidden_layers": t.layers,
-        "text_config.vocab_size": t.vocab,
-        "text_config.max_position_embeddings": t.context,
-    }
-    for key, value in positive.items():
-        if not 1 <= value <= 1 << 24:
-            raise CheckpointError(f'The config of "{source}" has {key} = {value}, which is not possible.', _REPAIR)
-    if v.width % v.heads or t.heads % t.kv_heads or v.patch_size > v.image_size or t.head_dim % 2:
+    divide = v.width % v.heads == 0 and t.heads % t.kv_heads == 0 and t.head_dim % 2 == 0 and t.head_dim > 0
+    if not divide or v.patch_size > v.image_size:
         raise CheckpointError(f'The config of "{source}" has widths and heads that do not divide.', _REPAIR)
-    if v.tokens > 3840:  # TensorRT's limit for TopK, and more than any SigLIP has
+    # 3,840 is TensorRT's limit for TopK, and more than any SigLIP has. Below 9 there is nothing to select.
+    if not 9 <= v.tokens <= 3840:
         raise UnsupportedError(
-            f'"{source}" has {v.tokens} ViT tokens per frame; at most 3,840 are exported.',
-            "Use a smaller image size or a larger patch.",
+            f'"{source}" has {v.tokens} ViT tokens per frame; 9 to 3,840 are exported.',
+            "Use another image or patch size.",
+        )
+    if t.context < 64:
+        raise UnsupportedError(
+            f'"{source}" has a context of {t.context} tokens; at least 64 are needed for a stream.',
+            "Use a checkpoint with a longer context.",
         )

@@ -27,13 +27,13 @@ class DecoderLayer(nn.Module):
         """Create the layer without initialising it."""
         super().__init__()
         text = config.dims.text
-        self.head_dim, self.kv_heads, self.groups = text.head_dim, text.kv_heads, text.heads // text.kv_heads
-        self.q_width, self.kv_width = text.heads * text.head_dim, text.kv_heads * text.head_dim
-        self.mlp_width = text.mlp_width
+        self.q_heads, self.kv_heads, self.groups = text.heads, text.kv_heads, text.heads // text.kv_heads
+        self.head_dim, self.mlp_width = text.head_dim, text.mlp_width
         self.norm1 = RMSNorm(text.width, config.text_eps)
         self.norm2 = RMSNorm(text.width, config.text_eps)
-        self.qkv = Linear(text.width, self.q_width + 2 * self.kv_width, bias=True, dtype=dtype)
-        self.out = Linear(self.q_width, text.width, bias=False, dtype=dtype)
+        fused = (text.heads + 2 * text.kv_heads) * text.head_dim
+        self.qkv = Linear(text.width, fused, bias=True, dtype=dtype)
+        self.out = Linear(text.heads * text.head_dim, text.width, bias=False, dtype=dtype)
         self.gate_up = Linear(text.width, 2 * text.mlp_width, bias=False, dtype=dtype)
         self.down = Linear(text.mlp_width, text.width, bias=False, dtype=dtype)
 
@@ -53,9 +53,9 @@ class DecoderLayer(nn.Module):
         Returns:
             New x, keys and values of the new tokens [1, kv heads, S, head_dim].
         """
-        fused = self.qkv(self.norm1(x))
-        q, k, v = fused.split([self.q_width, self.kv_width, self.kv_width], dim=-1)
-        query, key, value = rotate(self.heads(q), rotary), rotate(self.heads(k), rotary), self.heads(v)
+        # Heads first: queries and keys are rotated together, and one transpose serves all three.
+        rotated, value = self.heads(self.qkv(self.norm1(x))).split([self.q_heads + self.kv_heads, self.kv_heads], dim=1)
+        query, key = rotate(rotated, rotary).split([self.q_heads, self.kv_heads], dim=1)
         x = x + self.out(self.attend(query, (key, value), biases, past))
         gate, up = self.gate_up(self.norm2(x)).split(self.mlp_width, dim=-1)
         return x + self.down(F.silu(gate) * up), key, value

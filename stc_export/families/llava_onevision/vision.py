@@ -97,14 +97,14 @@ class VisionLayer(nn.Module):
         self.approximate = ACTIVATIONS[config.vision_act]
 
     def split_heads(self, x: Any) -> Any:
-        """[R, C] -> [heads, R, head_dim]."""
-        return x.reshape(-1, self.heads, self.head_dim).permute(1, 0, 2)
+        """[R, heads * head_dim] -> [heads, R, head_dim], where ``heads`` may be those of q, v and k together."""
+        return x.unflatten(1, (-1, self.head_dim)).permute(1, 0, 2)
 
     def attend(self, q: Any, keys: Any, values: Any) -> Any:
         """Attention of R queries over T cached keys, projected.
 
         Args:
-            q: [R, C].
+            q: [heads, R, head_dim].
             keys: [heads, T, head_dim].
             values: [heads, T, head_dim].
 
@@ -112,17 +112,13 @@ class VisionLayer(nn.Module):
             [R, C].
         """
         # The scale is applied to q before the product: fewer operations, and safe in half precision.
-        scores = torch.matmul(self.split_heads(q) * self.head_dim**-0.5, keys.transpose(1, 2))
+        scores = torch.matmul(q * self.head_dim**-0.5, keys.transpose(1, 2))
         mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
         return self.out(mixed.permute(1, 0, 2).reshape(-1, self.width))
 
     def mlp(self, x: Any) -> Any:
         """[R, C] -> [R, C], with the norm before it."""
         return self.fc2(gelu(self.fc1(self.norm2(x)), self.approximate))
-
-    def put_heads(self, cache: Any, rows: tuple[Any, Any], x: Any) -> Any:
-        """Write x [R, C] into cache [heads, T, head_dim] at rows (see :func:`head_rows`)."""
-        return put_rows(cache, rows, self.split_heads(x))
 
 
 def head_rows(indices: Any, heads: int) -> tuple[Any, Any]:
@@ -170,9 +166,9 @@ class GateEncoder(VisionEncoder):
         x = take_rows(start, indices)
         keys_out, values_out = [], []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
-            q, v, k = layer.qvk(layer.norm1(x)).split(self.width, dim=-1)
-            keys_out.append(layer.put_heads(key, rows, k))
-            values_out.append(layer.put_heads(value, rows, v))
+            q, v, k = layer.split_heads(layer.qvk(layer.norm1(x))).split(self.heads)
+            keys_out.append(put_rows(key, rows, k))
+            values_out.append(put_rows(value, rows, v))
             x = x + layer.attend(q, keys_out[-1], values_out[-1])
             x = x + layer.mlp(x)
         features = put_rows(start + delta, (indices,), x)
@@ -209,11 +205,11 @@ class RankingEncoder(VisionEncoder):
                 similarity = cosine(k.float(), flat_reference.float())
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
             rows = head_rows(indices, self.heads)
-            q, v = layer.qv(take_rows(normed, indices)).split(self.width, dim=-1)
+            q, v = layer.split_heads(layer.qv(take_rows(normed, indices))).split(self.heads)
             # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that
             # slow drift adds up until it is noticed.
-            new[0].append(layer.put_heads(key, rows, take_rows(k, indices)))
-            new[1].append(layer.put_heads(value, rows, v))
+            new[0].append(put_rows(key, rows, layer.split_heads(take_rows(k, indices))))
+            new[1].append(put_rows(value, rows, v))
             new[2].append(put_rows(attention, (indices,), layer.attend(q, layer.split_heads(k), new[1][-1])))
             x = x + new[2][-1]
             new[3].append(put_rows(mlp, (indices,), layer.mlp(take_rows(x, indices))))

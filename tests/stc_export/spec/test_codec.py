@@ -194,7 +194,7 @@ def test_long_value_is_cut_in_the_message() -> None:
     assert str(caught.value) == f'mode is "{"x" * 40}...". Known: full, selective, skip'
 
 
-@pytest.mark.parametrize(("depth", "fits"), [(12, True), (13, False), (400, False)])
+@pytest.mark.parametrize(("depth", "fits"), [(11, True), (12, False), (400, False)])
 def test_nesting_is_read_to_a_fixed_depth_only(depth: int, fits: bool) -> None:
     text = '{"children": [' * depth + '{"children": []}' + "]}" * depth
     if fits:

@@ -51,7 +51,7 @@ def test_os_error_of_ours_has_no_errno_so_that_a_full_disk_is_told_apart() -> No
     ("name", "text"),
     [
         ("fp61", 'Did you mean "fp16"? Known: fp32, fp16.'),
-        ("FP16", "Known: fp32, fp16."),
+        ("int4", "Known: fp32, fp16."),
         ("", "Known: fp32, fp16."),
         ("x" * 1_000_000, "Known: fp32, fp16."),
     ],

@@ -1,0 +1,105 @@
+"""The ViT without any cache, for whole batches: the baseline that a cacher has to beat. Not part of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stc_export.exporter.graphs import DimRange, GraphDef
+from stc_export.exporter.trace import trace
+from stc_export.exporter.weights import layout
+from stc_export.families.llava_onevision.config import LlavaConfig
+from stc_export.families.llava_onevision.vision import VisionEncoder
+from stc_export.families.llava_onevision.weights import VISION, weight_files
+from stc_export.pipeline.bench_series import timed_ms
+from stc_export.spec.dims import ModelDims
+from stc_export.spec.interface import Interface
+from stc_export.spec.manifest import GraphEntry, TensorSpec
+from stc_runtime.backends.base import Backend
+
+#: Normalisation of pixels; it does not change what the encoder computes from patch embeddings.
+_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class DenseEncoder(VisionEncoder):
+    """All tokens of B frames through all layers."""
+
+    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
+        super().__init__(config, dtype, keys_apart=False)
+
+    def forward(self, patch_embeddings: Any) -> Any:
+        """Patch embeddings [B, T, C] -> features [B, T, C]."""
+        shape = (-1, self.tokens, self.heads, self.width // self.heads)
+        x = (patch_embeddings + self.position).flatten(0, 1)
+        for layer in self.layers:
+            q, v, k = (
+                part.reshape(shape).transpose(1, 2) for part in layer.qvk(layer.norm1(x)).split(self.width, dim=-1)
+            )
+            weights = torch.softmax(torch.matmul(q * layer.head_dim**-0.5, k.transpose(2, 3)), dim=-1)
+            x = x + layer.out(torch.matmul(weights, v).transpose(1, 2).reshape(-1, self.width))
+            x = x + layer.mlp(x)
+        return x.unflatten(0, (-1, self.tokens))
+
+
+class DenseVit:
+    """An engine of the dense ViT over the weights of a bundle.
+
+    Args:
+        bundle: Bundle in fp32; the graph is written next to its graphs, once.
+        dims: Its sizes.
+        backend: What executes the graph.
+    """
+
+    def __init__(self, bundle: Path, dims: ModelDims, backend: Backend) -> None:
+        config = LlavaConfig(
+            dims=dims,
+            vision_eps=1e-6,
+            text_eps=1e-6,
+            projector_act="gelu",
+            projector_bias=True,
+            vision_act="gelu_pytorch_tanh",
+            tied=True,
+            trained=False,
+        )
+        graph = _graph(config)
+        if not (bundle / graph.file).exists():
+            stored = {VISION: layout(VISION, weight_files(config, "float32", _PIXELS)[VISION])}
+            partial = bundle / "graphs" / "dense.partial"
+            trace(graph, stored, partial)
+            partial.rename(bundle / graph.file)
+        entry = GraphEntry("vit", "dense", graph.file, (f"graphs/{VISION}",), graph.inputs, graph.outputs)
+        self._engine = backend.open(bundle, entry)
+
+    def run(self, embeddings: NDArray[Any]) -> NDArray[Any]:
+        """Patch embeddings [B, T, C] -> features [B, T, C]."""
+        return self._engine.run({"patch_embeddings": embeddings}, {})["features"]
+
+    def step(self, embeddings: list[NDArray[Any]], batch: int) -> Callable[[int], float]:
+        """Return what encodes ``batch`` frames, the i-th and those after it, and gives the milliseconds per frame."""
+        count = len(embeddings)
+
+        def run(index: int) -> float:
+            frames = np.stack([embeddings[(index + offset) % count] for offset in range(batch)])
+            return timed_ms(lambda: self.run(frames)) / batch
+
+        return run
+
+
+def _graph(config: LlavaConfig) -> GraphDef:
+    shape = ("B", config.dims.vision.tokens, config.dims.vision.width)
+    return GraphDef(
+        role="vit",
+        variant="dense",
+        module=lambda: DenseEncoder(config, torch.float32),
+        interface=Interface(
+            (TensorSpec("patch_embeddings", "float32", shape),), (TensorSpec("features", "float32", shape),)
+        ),
+        nest=tuple,
+        dims={"B": DimRange(1, 64, 3)},
+        weight_files=(VISION,),
+    )

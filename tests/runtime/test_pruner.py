@@ -1,0 +1,75 @@
+"""Visual tokens of a stream against transformers, and which of them are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from stc_export.spec.errors import BundleError
+from stc_export.spec.policy import GatePolicy, Policy, PrunerPolicy, named_policies
+from stc_runtime import Model, StreamSession
+from stc_runtime.pruner import FramePruner, kept_tokens
+from tests.reference.pruners import REFERENCES
+from tests.runtime.scenes import Recorder, scene
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Pair
+
+
+def test_visual_tokens_without_compression_equal_transformers(pair: Pair) -> None:
+    frames, recorder = scene(3), Recorder()
+    with StreamSession.open(pair.bundle, named_policies()["off"], recorder) as session:
+        for second, frame in enumerate(frames):
+            session.push(frame, float(second))
+    found = np.stack(recorder.embeds()[1:])  # the first call is the prompt
+    expected = pair.reference.visual_tokens(frames).numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["none", "stc_dual_anchor", "stc_gaussian"])
+def test_stream_keeps_what_the_reference_keeps_of_transformers_tokens(tiny_pair: Pair, method: str) -> None:
+    policy = Policy(GatePolicy(mode="off"), pruner=PrunerPolicy(method=method, keep=0.4, alpha=0.3, history=4))
+    kept = 9 if method == "none" else 3
+    recorder = Recorder()
+    frames = scene(14)
+    expected = [tokens.numpy() for tokens in tiny_pair.reference.visual_tokens(frames)]
+    with StreamSession.open(tiny_pair.bundle, policy, recorder) as session:
+        for _ in range(2):  # after a reset the history is empty again
+            reference = REFERENCES[method](4, 0.3)
+            first = len(recorder.kept())
+            for second, frame in enumerate(frames):
+                report = session.push(frame, float(second))
+                assert (report.visual_tokens, report.kept_tokens) == (9, kept)
+                chosen = reference.step(expected[second], kept)
+                assert recorder.kept()[-1] == chosen.tolist()
+                np.testing.assert_allclose(recorder.embeds()[-1], expected[second][chosen], rtol=0, atol=1e-4)
+            assert recorder.kept()[first] == recorder.kept()[0]
+            session.reset()
+
+
+@given(st.integers(1, 2000), st.integers(1, 1000))
+def test_kept_tokens_any_share_is_the_whole_part_of_the_product_and_at_least_one(total: int, thousandths: int) -> None:
+    # In whole numbers: a share like 0.3 has no exact binary fraction, and 0.3 of 10 is 3.
+    assert kept_tokens(total, thousandths / 1000) == max(1, total * thousandths // 1000)
+
+
+def test_history_bytes_are_those_of_the_window(tiny_model: Model) -> None:
+    used = {
+        method: FramePruner(tiny_model, Policy(pruner=PrunerPolicy(method=method, history=16))).nbytes
+        for method in ("none", "stc_dual_anchor", "stc_gaussian")
+    }
+    # Rows and weights in float32; the mean keeps its sum in float64 beside.
+    assert used == {"none": 0, "stc_dual_anchor": 16 * (48 + 1) * 4, "stc_gaussian": (24 + 1) * 4 + 24 * 8}
+
+
+def test_method_that_the_bundle_lacks_raises_and_names_those_it_has(tiny_model: Model) -> None:
+    with pytest.raises(BundleError) as caught:
+        StreamSession(tiny_model, Policy(pruner=PrunerPolicy(method="vidcom2")))
+    assert caught.value.problem == (
+        'The bundle has no pruner graph "vidcom2"; it has: none, stc_gaussian, stc_dual_anchor.'
+    )
