@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.only in (None, name):
             load_before = load_average()
             measured = measure(bench)
-            out = options.results / f"{name}-{plan.name}.json"
+            threads = f"-{options.threads}-threads" if options.threads else ""
+            out = options.results / f"{name}-{plan.name}{threads}.json"
             write_record(record(bench, measured, load_before), out)
             print(f"\n{out.name}\n\n{markdown(measured.rows)}")
             print("".join(f"\n{note}" for note in measured.notes))

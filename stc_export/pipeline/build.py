@@ -20,7 +20,7 @@ from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import write_weights
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
-from stc_export.pipeline.plan import DTYPES, Prepared, prepare
+from stc_export.pipeline.plan import DTYPES, Prepared, check_output, prepare
 from stc_export.pipeline.source import open_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
@@ -71,7 +71,9 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
         out = prepared.plan.out
         progress.note(f"target {prepared.target.name}, {prepared.precision}: {out}")
         with _beside(out) as partial, _disk_errors(out):
+            check_output(out, overwrite=request.overwrite)  # _beside may have brought it back
             manifest, stages = _write(prepared, request, partial, progress)
+            check_output(out, overwrite=request.overwrite)  # it may have appeared meanwhile
             _replace(partial, out)
     return BuildResult(out, manifest, stages)
 
@@ -81,12 +83,13 @@ def _write(
 ) -> tuple[Manifest, tuple[StageTime, ...]]:
     stages: list[StageTime] = []
     (partial / _GRAPHS).mkdir()
+    # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
+    write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
+    prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
     weights = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
     parity = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
     _refuse_failures(parity)
-    write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
-    prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
     small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER)]
     files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
     manifest = Manifest(
@@ -183,16 +186,25 @@ def _file_entry(root: Path, path: str) -> FileEntry:
 
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """Make a directory next to ``out`` that is gone afterwards unless it was renamed; clear those of killed builds."""
-    prefix = f".{out.name}.partial-"
-    for stale in out.parent.glob(f"{prefix}*"):
-        if not _alive(stale.name.removeprefix(prefix).split("-")[0]):
-            shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=out.parent))
+    """Make a directory next to ``out`` that is gone afterwards unless it was renamed; clear up after killed builds."""
+    for stale in _left_by_dead(out, "partial"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for stale in _left_by_dead(out, "old"):
+        if out.exists():
+            _remove(stale)
+        else:  # killed between the two renames of _replace
+            stale.rename(out)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
     try:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _left_by_dead(out: Path, kind: str) -> list[Path]:
+    prefix = f".{out.name}.{kind}-"
+    beside = [path for path in out.parent.iterdir() if path.name.startswith(prefix)]
+    return [path for path in beside if not _alive(path.name.removeprefix(prefix).split("-")[0])]
 
 
 def _alive(pid: str) -> bool:
@@ -207,16 +219,21 @@ def _alive(pid: str) -> bool:
 
 def _replace(partial: Path, out: Path) -> None:
     partial.chmod(0o755)
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = partial.with_name(partial.name.replace(".partial-", ".old-"))
-    out.rename(old)
+    old = partial.with_name(f".{out.name}.old-{partial.name.removeprefix(f'.{out.name}.partial-')}")
     try:
+        if out.exists():
+            out.rename(old)
         partial.rename(out)
-    except OSError:
-        old.rename(out)
+    except BaseException:  # an interrupt, too, must not leave the place empty
+        if os.path.lexists(old) and not out.exists():
+            old.rename(out)
         raise
+    _remove(old)
+
+
+def _remove(old: Path) -> None:
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 

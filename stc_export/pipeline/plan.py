@@ -103,7 +103,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if not out.parent.is_dir():
         raise UsageError(f'The directory "{out.parent}" for the bundle is missing.', "Create it first.")
-    if not out.exists():
+    if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
         raise UsageError(f'"{out}" already exists.', "Choose another --out, or replace it with --overwrite.")

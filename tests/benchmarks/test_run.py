@@ -45,14 +45,14 @@ def test_run_quick_writes_three_results_that_can_be_read(
 ) -> None:
     assert run.main(["--quick", "--bundle", str(bundle), "--results", str(tmp_path), "--threads", "1"]) == 0
     records = {file.name: codec.from_json(BenchRecord, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()}
-    assert set(records) == {"vit-quick.json", "prefill-quick.json", "stream-quick.json"}
+    assert set(records) == {f"{part}-quick-1-threads.json" for part in ("vit", "prefill", "stream")}
     printed = capsys.readouterr().out
     for name, record in records.items():
         assert name in printed
         assert all(f"| {row.stage} |" in printed for row in record.result.rows)
         assert all(one.samples_ms for one in record.series)
         assert record.environment.threads == 1
-    assert Bundle.open(bundle).manifest.dims == records["vit-quick.json"].bundle.dims
+    assert Bundle.open(bundle).manifest.dims == records["vit-quick-1-threads.json"].bundle.dims
 
 
 def test_run_quick_vit_rows_are_against_the_dense_encoder(run: Any, bundle: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from stc_export.spec.manifest import SELECTION_INPUTS
 from tests.stc_export.families.llava_onevision.model import Pair, pixels, relative_error
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from stc_runtime.backends.base import Engine
@@ -26,6 +28,11 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair.open(
         request.getfixturevalue(f"{request.param}_checkpoint"), request.getfixturevalue(f"{request.param}_bundle")
     )
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint: Path, tiny_bundle: Path) -> Pair:
+    return Pair.open(tiny_checkpoint, tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def test_gate_compares_like_numpy(pair: Pair, frames: tuple[NDArray[np.uint8], .
     found = pair.run("cacher_gate", "default", {"frame": frames[1], "reference": before.astype(np.float32)})
     np.testing.assert_allclose(found["similarity"], cosine, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["statistics"], [cosine.mean(), cosine.min(), change], rtol=1e-4)
-    assert cosine.min() < 0.9 < cosine.max()
+    assert cosine.min() < 0.99 < cosine.max()
 
 
 @pytest.mark.parametrize("selection", SELECTION_INPUTS)
@@ -92,13 +99,11 @@ def test_vit_with_all_tokens_gives_the_features_of_transformers(
 
 
 @pytest.mark.parametrize("selection", SELECTION_INPUTS)
-def test_vit_with_all_tokens_forgets_the_frame_before(
-    pair: Pair, frames: tuple[NDArray[np.uint8], ...], selection: str
-) -> None:
-    before = full_pass(pair, selection, embedded(pair, frames[1]), empty_state(pair, selection))
+def test_vit_with_all_tokens_forgets_the_frame_before(tiny: Pair, selection: str) -> None:
+    first, second = (embedded(tiny, frame) for frame in real_frames(70))
+    before = full_pass(tiny, selection, first, empty_state(tiny, selection))
     state = {name.removesuffix("_out") + "_in": value for name, value in before.items() if name != "features"}
-    patches = embedded(pair, frames[0])
-    found, alone = (full_pass(pair, selection, patches, s) for s in (state, empty_state(pair, selection)))
+    found, alone = (full_pass(tiny, selection, second, s) for s in (state, empty_state(tiny, selection)))
     assert max(relative_error(found[name], alone[name]) for name in found) <= 1e-5  # rows in another order
 
 
