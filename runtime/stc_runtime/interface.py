@@ -21,6 +21,7 @@ from stc_export.spec.policy import SELECTIONS
 
 _DTYPES: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
 
+
 def check_interface(manifest: Manifest, source: str) -> None:
     """Check sizes, graph interfaces, tables and prompt against each other; ``source`` names the bundle in errors.
 

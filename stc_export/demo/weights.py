@@ -45,7 +45,7 @@ def fill_weights(model: nn.Module, seed: int) -> None:
 
 
 def _noise(parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal values. Filters over pixels are smooth, as trained ones are; white ones would see sensor noise."""
+    """Standard normal values; filters over pixels are smooth, as trained ones are, or they would see sensor noise."""
     if parameter.dim() != _FILTER_DIMS:
         return torch.randn(parameter.shape, generator=generator)
     coarse = torch.randn(*parameter.shape[:2], _FILTER_GRID, _FILTER_GRID, generator=generator)

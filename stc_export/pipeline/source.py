@@ -46,7 +46,7 @@ def open_source(model: str) -> Iterator[Source]:
         yield Source(path, path.resolve().name)
         return
     if path.exists() or not _HUB_ID.fullmatch(model):
-        kind = "a file" if path.is_file() else "missing"
+        kind = "a file" if path.exists() else "missing"
         raise CheckpointError(
             f'"{model}" is {kind}; expected a checkpoint directory, a hub id such as org/name, or demo.',
             "Give the folder that save_pretrained wrote.",

@@ -1,0 +1,125 @@
+"""Sizes before a build, against figures worked out by hand and against what a session reserves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from stc_export.pipeline.estimate import estimate, planned_graphs, stored_files
+from stc_export.spec.errors import PolicyError, ResourceError
+from stc_export.spec.policy import SELECTIONS, CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
+from stc_runtime import StreamSession
+from stc_runtime.bundle import read_manifest
+from stc_runtime.model import Model
+from tests.stc_export.pipeline.quick import prepared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stc_export.pipeline.types import SizeEstimate
+    from stc_export.spec.manifest import DType
+
+#: Bytes of [T, C] and of all keys and values of one token of the tiny model, in elements: 25 x 32, 2 x 2 x 2 x 16.
+FRAME, TOKEN = 800, 128
+
+
+def sizes(checkpoint: Path, out: Path, policy: Policy, dtype: DType = "float32") -> SizeEstimate:
+    ready = prepared(checkpoint, out, precision="fp32" if dtype == "float32" else "fp16")
+    return estimate(ready.split, ready.model.dims, policy, dtype)
+
+
+@pytest.mark.parametrize(
+    ("selection", "update", "frames"),
+    [
+        ("gate", "rolling", 3 * 2 + 1 + 2),
+        ("gate", "reference", 2 * (3 * 2 + 1) + 2),
+        ("per_layer", "rolling", 3 * 4 + 2),
+        ("shared", "reference", 2 * 3 * 4 + 2),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float16", 2)])
+def test_feature_cache_counts_what_a_selection_keeps(
+    tiny_checkpoint: Path, tmp_path: Path, selection: str, update: str, frames: int, dtype: DType, width: int
+) -> None:
+    policy = Policy(cacher=CacherPolicy(selection, update))  # type: ignore[arg-type]
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", policy, dtype)
+    assert found.feature_cache_bytes == frames * FRAME * width
+
+
+@pytest.mark.parametrize(("memory", "tokens"), [(MemoryPolicy(), 256 + 512), (MemoryPolicy(100, 16), 116)])
+def test_kv_counts_memory_and_answer(tiny_checkpoint: Path, tmp_path: Path, memory: MemoryPolicy, tokens: int) -> None:
+    """The tiny model's context is 1,024; by default half of what the answer leaves."""
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", Policy(memory=memory))
+    assert found.kv_bytes == tokens * TOKEN * 4
+
+
+def test_activations_are_the_widest_moment_of_the_larger_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", Policy())
+    vit = 25 * max(3 * 80, 2 * 2 * 25)
+    llm = 9 * max(5 * 112, 3 * 4 * (768 + 9))
+    assert found.activations_bytes == max(vit, llm) * 4
+    total = found.weights_bytes + found.feature_cache_bytes + found.kv_bytes + found.activations_bytes
+    assert found.session_bytes == total
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("tiny", "float32"), ("tiny_fp16", "float16"), ("untied", "float32")])
+def test_disk_and_weights_are_those_of_the_bundle(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, dtype: DType
+) -> None:
+    model, _, half = name.partition("_")
+    checkpoint = request.getfixturevalue(f"{model}_checkpoint")
+    bundle: Path = request.getfixturevalue(f"{model}_bundle_fp16" if half else f"{model}_bundle")
+    ready = prepared(checkpoint, tmp_path / "x.stc", precision="fp16" if half else "fp32")
+    found = estimate(ready.split, ready.model.dims, Policy(), dtype)
+    assert found.disk_bytes == sum(path.stat().st_size for path in (bundle / "graphs").glob("*.weights"))
+    used = {}
+    for graph in read_manifest(bundle).graphs:
+        loaded = onnx.load(bundle / graph.file, load_external_data=False)
+        places = [{item.key: item.value for item in tensor.external_data} for tensor in loaded.graph.initializer]
+        used[graph.role, graph.variant] = sum(int(place.get("length", 0)) for place in places)
+    assert {(graph.role, graph.variant): graph.weights_bytes for graph in planned_graphs(ready.split)} == used
+    session = (("cacher_gate", "default"), ("vit", "gate"), ("pruner", "stc_dual_anchor"), ("llm", "default"))
+    assert found.weights_bytes == sum(used[key] for key in session)
+
+
+@pytest.mark.parametrize("update", ["rolling", "reference"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_caches_are_those_that_a_session_reserves(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, selection: str, update: str
+) -> None:
+    cacher = CacherPolicy(selection, update)  # type: ignore[arg-type]
+    policy = Policy(cacher=cacher, pruner=PrunerPolicy("none"), memory=MemoryPolicy(200, 64))
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", policy)
+    with StreamSession(Model.open(tiny_bundle), policy) as session:
+        used = session.memory_use
+    assert used.feature_cache == found.feature_cache_bytes
+    assert used.kv == pytest.approx(found.kv_bytes, rel=0.03)
+
+
+def test_kv_of_the_default_policy_is_what_a_session_reserves(
+    siglip_checkpoint: Path, siglip_bundle: Path, tmp_path: Path
+) -> None:
+    found = sizes(siglip_checkpoint, tmp_path / "x.stc", Policy())
+    with StreamSession.open(siglip_bundle) as session:
+        assert session.memory_use.kv == pytest.approx(found.kv_bytes, rel=0.03)
+        assert session.memory_use.feature_cache == found.feature_cache_bytes
+
+
+@pytest.mark.parametrize(
+    ("memory", "error"),
+    [(MemoryPolicy(kv_tokens=1000), PolicyError), (MemoryPolicy(answer_tokens=1023), ResourceError)],
+)
+def test_memory_that_the_model_does_not_have_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, memory: MemoryPolicy, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="the model's context"):
+        sizes(tiny_checkpoint, tmp_path / "x.stc", Policy(memory=memory))
+
+
+def test_places_of_weights_do_not_depend_on_the_other_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    ready = prepared(tiny_checkpoint, tmp_path / "x.stc")
+    only = replace(ready.split, weights={"llm.weights": ready.split.weights["llm.weights"]})
+    assert stored_files(only)["llm.weights"] == stored_files(ready.split)["llm.weights"]
