@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads inside an operator (default: one per core)")
     parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--bundle", type=Path, help="with --quick: a bundle to measure instead of building one")
+    parser.add_argument("--bundle", type=Path, help="a bundle to measure instead of building one")
     options = parser.parse_args(arguments)
     progress = make_progress()
     plan = QUICK if options.quick else FULL

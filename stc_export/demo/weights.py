@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Standard deviation times sqrt(fan in), by the last module of a parameter's name. Queries and keys are large enough
 #: for attention to prefer some tokens; what is added to the residual stream is small enough for it not to explode.
 _GAINS = {
-    "patch_embedding": 3.0,
+    "patch_embedding": 1.0,
     "q_proj": 1.6,
     "k_proj": 1.6,
     "out_proj": 0.7,

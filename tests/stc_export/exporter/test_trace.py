@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from stc_export.exporter.graphs import DimRange, GraphDef
 from stc_export.exporter.trace import TraceError, trace
 from stc_export.exporter.weights import StoredTensor
+from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import GraphEntry, Manifest, TensorSpec
 from stc_runtime.bundle import read_manifest
 
@@ -261,8 +262,7 @@ def graph_of(module: Callable[[], Any], output: tuple[int | str, ...] = ("N", 3)
         role="vit",
         variant="x",
         module=module,
-        inputs=(TensorSpec("x", "float32", ("N", 3)),),
-        outputs=(TensorSpec("y", dtype, output),),
+        interface=Interface((TensorSpec("x", "float32", ("N", 3)),), (TensorSpec("y", dtype, output),)),
         nest=tuple,
         dims={"N": DimRange(1, 100, 7)},
         weight_files=("w.weights",),
