@@ -69,7 +69,7 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
     with open_source(request.model) as source:
         prepared = prepare(request, source)
         out = prepared.plan.out
-        progress.note(f"target {prepared.target.name}, {prepared.precision}: {out}")
+        progress.note(f"bundle: {out} ({prepared.precision})")
         with _beside(out) as partial, _disk_errors(out):
             check_output(out, overwrite=request.overwrite)  # _beside may have brought it back
             manifest, stages = _write(prepared, request, partial, progress)

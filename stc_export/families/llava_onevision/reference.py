@@ -13,6 +13,8 @@ import torch
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.families.base import LayerSample
 
+_EMBEDDINGS = "model.language_model.embed_tokens.weight"
+
 
 def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
     """Return a float32 ``LlavaOnevisionForConditionalGeneration`` with the sampled layers, on the CPU.
@@ -28,16 +30,20 @@ def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
     raw["text_config"]["num_hidden_layers"] = len(sample.text)
     raw["text_config"].pop("layer_types", None)
     raw["vision_feature_layer"] = -1
+    raw["vision_config"]["vision_use_head"] = False  # the default is true; a checkpoint need not have one
     config = LlavaOnevisionConfig.from_dict(raw)
     with torch.device("meta"):
         model = LlavaOnevisionForConditionalGeneration(config).eval()
     names = {key: _source(key, sample) for key, _ in model.named_parameters(remove_duplicate=False)}
+    if "lm_head.weight" in checkpoint.tensors:
+        del names[_EMBEDDINGS]
     weights = {key: checkpoint.read(name).float() for key, name in names.items() if name in checkpoint.tensors}
     if "lm_head.weight" not in weights:
-        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"]
+        weights["lm_head.weight"] = weights[_EMBEDDINGS]
     model.load_state_dict(weights, strict=False, assign=True)
     # Buffers that are not saved hold no data on the meta device; these two are computed again.
     model.model.language_model.rotary_emb = Qwen2RotaryEmbedding(config.text_config)
+    model.model.vision_tower.post_layernorm = torch.nn.Identity()  # comes after what the LLM sees; need not be there
     embeddings = model.model.vision_tower.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     return model

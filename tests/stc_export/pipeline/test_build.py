@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from stc_export.exporter import weights
 from stc_export.pipeline import build as module
@@ -168,7 +169,7 @@ def test_build_reports_all_of_its_work(
 ) -> None:
     recorder = Recorder()
     result = run_build(BuildRequest(str(tiny_checkpoint), out=tmp_path / "y.stc"), recorder)
-    assert recorder.notes == [f"target cpu, fp32: {tmp_path / 'y.stc'}"]
+    assert recorder.notes == [f"bundle: {tmp_path / 'y.stc'} (fp32)"]
     assert list(recorder.stages) == ["weights", "graphs", "parity"]
     total, done, unit = recorder.stages["weights"]
     assert (total, unit) == (done, "B")
@@ -176,6 +177,21 @@ def test_build_reports_all_of_its_work(
     assert recorder.stages["graphs"] == [8, 8, "graphs"]
     assert recorder.stages["parity"] == [None, len(result.manifest.parity), "cases"]
     assert [stage.name for stage in result.stages] == ["weights", "graphs", "parity"]
+
+
+def test_build_without_what_comes_after_the_features_gives_the_same_weights(
+    build: Callable[..., BuildResult], tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """SigLIP's last norm and its pooling head are not used, and transformers adds a head unless the config says no."""
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    del config["vision_config"]["vision_use_head"]
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    arrays = load_file(directory / "model.safetensors")
+    save_file({n: a for n, a in arrays.items() if "post_layernorm" not in n}, directory / "model.safetensors")
+    found, expected = contents(build(model=str(directory)).bundle), contents(tiny_bundle)
+    del found[MANIFEST_NAME], expected[MANIFEST_NAME]
+    assert found == expected
 
 
 # --- parity ----------------------------------------------------------------------------------------------------------
