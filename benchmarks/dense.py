@@ -34,12 +34,10 @@ class DenseEncoder(VisionEncoder):
 
     def forward(self, patch_embeddings: Any) -> Any:
         """Patch embeddings [B, T, C] -> features [B, T, C]."""
-        shape = (-1, self.tokens, self.heads, self.width // self.heads)
+        shape = (-1, self.tokens, 3 * self.heads, self.width // self.heads)
         x = (patch_embeddings + self.position).flatten(0, 1)
         for layer in self.layers:
-            q, v, k = (
-                part.reshape(shape).transpose(1, 2) for part in layer.qvk(layer.norm1(x)).split(self.width, dim=-1)
-            )
+            q, v, k = layer.qvk(layer.norm1(x)).reshape(shape).transpose(1, 2).split(self.heads, dim=1)
             weights = torch.softmax(torch.matmul(q * layer.head_dim**-0.5, k.transpose(2, 3)), dim=-1)
             x = x + layer.out(torch.matmul(weights, v).transpose(1, 2).reshape(-1, self.width))
             x = x + layer.mlp(x)

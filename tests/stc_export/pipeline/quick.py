@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import onnx
@@ -52,3 +53,19 @@ def install(patch: pytest.MonkeyPatch, bundle: Path) -> None:
 def prepared(directory: Path, out: Path, **changes: object) -> Prepared:
     """A checked request for a checkpoint directory."""
     return prepare(BuildRequest(str(directory), out=out, **changes), Source(directory, directory.name))  # type: ignore[arg-type]
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Digest of every file below a folder."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def beside(folder: Path) -> list[str]:
+    """Names of all that lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def forbidden(*_: object, **__: object) -> None:
+    """Stand-in for work that must not be started."""
+    raise AssertionError("work was done before the output was checked")

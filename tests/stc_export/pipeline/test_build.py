@@ -1,14 +1,9 @@
-"""Whole builds: what they write, what they refuse, and that they leave nothing behind when they fail."""
+"""Whole builds: what they write, the parity that they pass or not, and what they replace."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,59 +17,28 @@ from stc_export.exporter import weights
 from stc_export.pipeline import build as module
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.types import BuildRequest, BuildResult
-from stc_export.spec.errors import CheckpointError, ParityError, ResourceError, UsageError
+from stc_export.spec.errors import ParityError, UsageError
 from stc_export.spec.manifest import MANIFEST_NAME
 from stc_export.spec.policy import named_policies
-from stc_export.spec.progress import Silent
 from stc_runtime.bundle import Bundle
 from tests.stc_export.pipeline import quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-STAGES = ("_write_weights", "_write_graphs", "check_parity", "write_tokenizer")
-
-
-def contents(root: Path) -> dict[str, str]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def beside(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def build(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., BuildResult]:
-    """Build the tiny checkpoint to ``tmp_path/x.stc`` without tracing."""
-    quick.install(monkeypatch, tiny_bundle)
-    request = BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc")
-    return lambda **changes: run_build(replace(request, **changes), changes.pop("progress", Silent()))
-
-
-@pytest.fixture
-def existing(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle at the place where ``build`` writes, with a file of the user's own."""
-    out = shutil.copytree(tiny_bundle, tmp_path / "x.stc")
-    (out / "notes.txt").write_text("mine", encoding="utf-8")
-    return out
-
-
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
 def test_build_again_gives_the_same_bytes(build: Callable[..., BuildResult], tiny_bundle: Path) -> None:
     result = build()
-    assert contents(result.bundle) == contents(tiny_bundle)
+    assert quick.contents(result.bundle) == quick.contents(tiny_bundle)
     assert Bundle.open(result.bundle).manifest == result.manifest
 
 
 def test_build_lists_every_file_and_nothing_else(build: Callable[..., BuildResult]) -> None:
     result = build()
     listed = {entry.path: (entry.size_bytes, entry.sha256) for entry in result.manifest.files}
-    found = contents(result.bundle)
+    found = quick.contents(result.bundle)
     del found[MANIFEST_NAME]
     assert listed == {path: ((result.bundle / path).stat().st_size, digest) for path, digest in found.items()}
     assert [entry.path for entry in result.manifest.files] == sorted(listed)
@@ -189,7 +153,7 @@ def test_build_without_what_comes_after_the_features_gives_the_same_weights(
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     arrays = load_file(directory / "model.safetensors")
     save_file({n: a for n, a in arrays.items() if "post_layernorm" not in n}, directory / "model.safetensors")
-    found, expected = contents(build(model=str(directory)).bundle), contents(tiny_bundle)
+    found, expected = quick.contents(build(model=str(directory)).bundle), quick.contents(tiny_bundle)
     del found[MANIFEST_NAME], expected[MANIFEST_NAME]
     assert found == expected
 
@@ -214,7 +178,7 @@ def test_build_with_sources_in_another_order_is_refused_and_leaves_nothing(
     order: tuple[int, ...],
     graph: str,
 ) -> None:
-    before = contents(existing)
+    before = quick.contents(existing)
 
     def swapped(checkpoint: Any, recipes: Any, path: Path, advance: Any) -> Any:
         rows = [replace(r, sources=tuple(r.sources[i] for i in order)) if r.name == recipe else r for r in recipes]
@@ -226,8 +190,8 @@ def test_build_with_sources_in_another_order_is_refused_and_leaves_nothing(
     assert caught.value.exit_code == 1
     assert caught.value.problem.startswith(f"{graph} (")
     assert "of its largest value, at most 1e-04 is allowed." in caught.value.problem
-    assert contents(existing) == before
-    assert beside(existing.parent) == ["x.stc"]
+    assert quick.contents(existing) == before
+    assert quick.beside(existing.parent) == ["x.stc"]
 
 
 def test_build_with_the_graph_of_another_selection_is_refused(
@@ -242,32 +206,28 @@ def test_build_with_the_graph_of_another_selection_is_refused(
     monkeypatch.setattr(module, "trace", confused)
     with pytest.raises(ParityError, match=r"^graphs/vit\.shared\.onnx \(selective 6 %\): "):
         build()
-    assert beside(tmp_path) == []
+    assert quick.beside(tmp_path) == []
 
 
 # --- what was there --------------------------------------------------------------------------------------------------
 
 
-def forbidden(*_: object, **__: object) -> None:
-    raise AssertionError("work was done before the output was checked")
-
-
 def test_build_where_something_is_does_nothing(
     build: Callable[..., BuildResult], existing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = contents(existing)
-    monkeypatch.setattr(module, "_write", forbidden)
+    before = quick.contents(existing)
+    monkeypatch.setattr(module, "_write", quick.forbidden)
     with pytest.raises(UsageError, match=r'x\.stc" already exists\. Choose another --out, or replace it with'):
         build()
-    assert contents(existing) == before
+    assert quick.contents(existing) == before
 
 
 def test_build_with_overwrite_replaces_a_bundle_whole(
     build: Callable[..., BuildResult], existing: Path, tiny_bundle: Path
 ) -> None:
     assert build(overwrite=True).bundle == existing
-    assert contents(existing) == contents(tiny_bundle)
-    assert beside(existing.parent) == ["x.stc"]
+    assert quick.contents(existing) == quick.contents(tiny_bundle)
+    assert quick.beside(existing.parent) == ["x.stc"]
 
 
 def test_build_with_overwrite_replaces_a_link_and_not_what_it_points_to(
@@ -277,9 +237,9 @@ def test_build_with_overwrite_replaces_a_link_and_not_what_it_points_to(
     existing.symlink_to(elsewhere)
     build(overwrite=True)
     assert not existing.is_symlink()
-    assert contents(existing) == contents(tiny_bundle)
+    assert quick.contents(existing) == quick.contents(tiny_bundle)
     assert (elsewhere / "notes.txt").is_file()
-    assert beside(existing.parent) == ["elsewhere.stc", "x.stc"]
+    assert quick.beside(existing.parent) == ["elsewhere.stc", "x.stc"]
 
 
 def test_build_does_not_replace_what_appeared_meanwhile(
@@ -296,148 +256,4 @@ def test_build_does_not_replace_what_appeared_meanwhile(
     with pytest.raises(UsageError, match="already exists"):
         build()
     assert (tmp_path / "x.stc" / MANIFEST_NAME).read_text(encoding="utf-8") == "theirs"
-    assert beside(tmp_path) == ["x.stc"]
-
-
-# --- interrupted and failed builds -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_build_interrupted_in_a_stage_leaves_things_as_they_were(
-    build: Callable[..., BuildResult],
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    stage: str,
-    overwrite: bool,
-) -> None:
-    before = contents(request.getfixturevalue("existing")) if overwrite else None
-    run = getattr(module, stage)
-
-    def interrupted(*arguments: Any) -> None:
-        run(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, stage, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build(overwrite=overwrite)
-    assert beside(tmp_path) == (["x.stc"] if overwrite else [])
-    if overwrite:
-        assert contents(tmp_path / "x.stc") == before
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_build_interrupted_while_it_replaces_leaves_the_old_bundle(
-    build: Callable[..., BuildResult], existing: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """The first rename puts the old bundle aside, the second puts the new one in its place."""
-    before, rename, calls = contents(existing), Path.rename, []
-
-    def interrupted(path: Path, target: Path) -> Path:
-        calls.append(target)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        build(overwrite=True)
-    assert contents(existing) == before
-    assert beside(existing.parent) == ["x.stc"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("stage", STAGES)
-def test_build_on_a_full_disk_says_so_and_frees_what_it_took(
-    build: Callable[..., BuildResult], existing: Path, monkeypatch: pytest.MonkeyPatch, stage: str, number: int
-) -> None:
-    before = contents(existing)
-
-    def full(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(module, stage, full)
-    with pytest.raises(ResourceError) as caught:
-        build(overwrite=True)
-    assert caught.value.exit_code == 4
-    assert caught.value.problem == f'The disk is full: "{existing}" was not written.'
-    assert caught.value.fix == "Free space, or choose another --out."
-    assert contents(existing) == before
-    assert beside(existing.parent) == ["x.stc"]
-
-
-def test_build_other_system_error_is_not_called_a_full_disk(
-    build: Callable[..., BuildResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error", "disk")
-
-    monkeypatch.setattr(module, "_write_weights", broken)
-    with pytest.raises(OSError, match="Input/output error") as caught:
-        build()
-    assert not isinstance(caught.value, ResourceError)
-    assert beside(tmp_path) == []
-
-
-def test_build_with_an_unreadable_tokenizer_fails_before_the_long_stages(
-    build: Callable[..., BuildResult], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-    (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(module, "_write_weights", forbidden)
-    with pytest.raises(CheckpointError):
-        build(model=str(directory))
-    assert beside(tmp_path) == ["model"]
-
-
-# --- what killed builds left -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dead() -> int:
-    """Id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_build_clears_up_after_dead_builds_and_not_after_living_ones(
-    build: Callable[..., BuildResult], tmp_path: Path, dead: int
-) -> None:
-    kept = [f".x.stc.partial-{os.getpid()}-a", ".x.stc.partial-1-b", f".y.stc.partial-{dead}-c", "x.stc.partial"]
-    removed = [f".x.stc.partial-{dead}-d", ".x.stc.partial-e"]
-    for name in (*kept, *removed):
-        (tmp_path / name / "graphs").mkdir(parents=True)
-    build()
-    assert beside(tmp_path) == sorted([*kept, "x.stc"])
-
-
-def test_build_name_with_pattern_characters_clears_only_its_own(
-    build: Callable[..., BuildResult], tmp_path: Path, dead: int
-) -> None:
-    for name in (f".[ab].stc.partial-{dead}-x", f".a.stc.partial-{dead}-x"):
-        (tmp_path / name).mkdir()
-    build(out=tmp_path / "[ab].stc")
-    assert beside(tmp_path) == [f".a.stc.partial-{dead}-x", "[ab].stc"]
-
-
-def test_build_killed_between_the_renames_is_undone_by_the_next(
-    build: Callable[..., BuildResult], existing: Path, dead: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(existing)
-    existing.rename(existing.parent / f".x.stc.old-{dead}-a")
-    monkeypatch.setattr(module, "_write", forbidden)
-    with pytest.raises(UsageError, match="already exists"):
-        build()
-    assert contents(existing) == before
-    assert beside(existing.parent) == ["x.stc"]
-
-
-def test_build_killed_after_the_renames_is_cleared_up(
-    build: Callable[..., BuildResult], existing: Path, tiny_bundle: Path, dead: int
-) -> None:
-    shutil.copytree(existing, existing.parent / f".x.stc.old-{dead}-a")
-    build(overwrite=True)
-    assert contents(existing) == contents(tiny_bundle)
-    assert beside(existing.parent) == ["x.stc"]
+    assert quick.beside(tmp_path) == ["x.stc"]
