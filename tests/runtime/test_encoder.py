@@ -84,7 +84,8 @@ def test_film_with_the_adaptive_policy_uses_all_modes_and_counts_add_up(tiny_mod
     modes = [report.mode for report in reports]
     assert all("full" in modes[first : first + 8] for first in range(110 - 8))
     assert reports[0].change == np.inf
-    assert all(report.similarity > 0.99 for report in reports if report.mode == "skip")
+    # A frame is skipped when no token is below tau, hence neither is their mean.
+    assert all(report.similarity >= Policy().gate.tau for report in reports if report.mode == "skip")
 
 
 def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
