@@ -1,4 +1,4 @@
-"""`make demo`: build the demo bundle, stream a real video through it, ask questions, and compare with no compression.
+"""`make demo`: build the demo model, stream a clip that it has never seen, ask, and compare with no compression.
 
 Every step is a command that you can type yourself; it is printed before it runs.
 """
@@ -12,32 +12,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from real_videos import FetchError, fetch
-
 ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / ".cache" / "demo"
-BUNDLE = WORK / "demo.stc"
-FPS = "8"
-QUESTIONS = ["--ask", "What is in front of the camera?", "--at", "4.0", "--ask", "What happened so far?"]
+WORK = Path(".cache") / "demo"
+BUNDLE, CLIP, PICTURE = WORK / "demo.stc", WORK / "clip", WORK / "tokens.png"
+#: A clip of the validation split: not in the training data.
+NAME = "validation/7"
 
 
 def main() -> int:
-    WORK.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    try:
-        video = fetch("cockatoo")
-    except FetchError as error:
-        print(f"error: {error.problem}\nfix: {error.fix}", file=sys.stderr)
-        return error.exit_code
     say("1. A checkpoint becomes a bundle")
-    command("build", "demo", "--out", str(BUNDLE), "--overwrite")
-    say(f"2. The bundle watches {video.name} and answers ({FPS} frames per second)")
-    watch = ["run", str(BUNDLE), str(video), "--fps", FPS, "--max-tokens", "16", *QUESTIONS]
-    command(*watch)
-    say("3. The same with every frame encoded fully and every visual token kept")
-    compressed, dense = (report(*watch, "--policy", policy) for policy in ("adaptive", "off"))
-    print(comparison(compressed, dense))
-    print(f"\nAll of it took {time.perf_counter() - start:.0f} s. The bundle is {BUNDLE.relative_to(ROOT)}.")
+    command("stc_export", "build", "demo", "--out", str(BUNDLE), "--overwrite")
+    say("2. A clip that the model has never seen, with questions about it")
+    command("stc_export.world", "clip", NAME, "--out", str(CLIP), "--overwrite")
+    quiz = json.loads((ROOT / CLIP / "questions.json").read_text(encoding="utf-8"))
+    say("3. The bundle watches it and answers: with compression, then without")
+    watch = ["run", str(BUNDLE), str(CLIP / "clip.mkv"), *asking(quiz), "--max-tokens", "2"]
+    adaptive = report(*watch, "--policy", "adaptive", "--picture", str(PICTURE))
+    dense = report(*watch, "--policy", "off")
+    print("\n" + answers(quiz, adaptive, dense))
+    print("\n" + comparison(adaptive, dense))
+    print(f"\n{PICTURE} shows what was computed and kept. All of it took {time.perf_counter() - start:.0f} s.")
     return 0
 
 
@@ -45,12 +40,14 @@ def say(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
-def command(*arguments: str) -> None:
-    print("$ stc-export " + " ".join(f'"{a}"' if " " in a else a for a in arguments), flush=True)
-    subprocess.run([sys.executable, "-m", "stc_export", *arguments], check=True, cwd=ROOT)
+def command(module: str, *arguments: str) -> None:
+    program = "stc-export" if module == "stc_export" else f"python -m {module}"
+    print(f"$ {program} {shown(arguments)}", flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, cwd=ROOT)
 
 
 def report(*arguments: str) -> dict[str, Any]:
+    print(f"$ stc-export {shown(arguments)} --json", flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "stc_export", *arguments, "--json"], check=True, cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -58,17 +55,47 @@ def report(*arguments: str) -> dict[str, Any]:
     return parsed
 
 
-def comparison(compressed: dict[str, Any], dense: dict[str, Any]) -> str:
+def shown(arguments: tuple[str, ...]) -> str:
+    """Return the arguments as they are typed, the questions abridged."""
+    parts, rest = [], list(arguments)
+    asked = rest.count("--ask")
+    while rest:
+        part = rest.pop(0)
+        if part in {"--ask", "--at"}:
+            rest.pop(0)
+            continue
+        parts.append(part)
+    if asked:
+        parts.insert(3, f"--ask '...' --at ... [{asked} questions]")
+    return " ".join(parts)
+
+
+def asking(quiz: dict[str, Any]) -> list[str]:
+    return [part for q in quiz["questions"] for part in ("--ask", q["prompt"], "--at", str(q["at_s"]))]
+
+
+def answers(quiz: dict[str, Any], adaptive: dict[str, Any], dense: dict[str, Any]) -> str:
+    """Return a table of the questions, the right answers and what both runs said."""
+    lines = [f"{'at':>6}  {'question':<36}{'right':<12}{'adaptive':<12}off"]
+    for question, ours, theirs in zip(quiz["questions"], adaptive["answers"], dense["answers"], strict=True):
+        options = dict(zip("ABCD", question["options"], strict=True))
+        said = [f"{options.get(run['text'].strip()[:1], run['text'])}" for run in (ours, theirs)]
+        right = options[question["right"]]
+        marks = [text if text == right else f"{text} (wrong)" for text in said]
+        lines.append(f"{question['at_s']:5.1f}s  {question['question']:<36}{right:<12}{marks[0]:<12}{marks[1]}")
+    return "\n".join(lines)
+
+
+def comparison(adaptive: dict[str, Any], dense: dict[str, Any]) -> str:
     """Return a table of both runs; costs are medians per mode, weighted by how often it ran."""
     rows = [("", "adaptive", "off")]
     rows += [
-        (f"frames {mode}", *(str(r["frames"][mode]) for r in (compressed, dense)))
+        (f"frames {mode}", *(str(run["frames"][mode]) for run in (adaptive, dense)))
         for mode in ("full", "selective", "skip")
     ]
-    rows.append(("visual tokens in the LLM", *(f"{r['tokens']['visual_kept']:,}" for r in (compressed, dense))))
+    rows.append(("visual tokens in the LLM", *(f"{run['tokens']['visual_kept']:,}" for run in (adaptive, dense))))
     for stage, text in (("vit", "ViT, ms per frame"), ("prefill", "LLM prefill, ms per frame")):
-        costs = [per_frame(r, stage) for r in (compressed, dense)]
-        rows.append((text, *(f"{cost:.1f}" for cost in costs)))
+        rows.append((text, *(f"{per_frame(run, stage):.2f}" for run in (adaptive, dense))))
     return "\n".join(f"{name:<28}{a:>12}{b:>12}" for name, a, b in rows)
 
 

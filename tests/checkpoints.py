@@ -32,6 +32,29 @@ def siglip_dims() -> ModelDims:
     return replace(tiny_dims(), vision=vision)
 
 
+def medium_dims() -> ModelDims:
+    """T = 196 and M = 49, about 6 million parameters."""
+    return ModelDims(
+        vision=VisionDims(image_size=224, patch_size=16, width=192, mlp_width=768, heads=4, layers=6),
+        text=TextDims(
+            width=256,
+            mlp_width=704,
+            heads=4,
+            kv_heads=2,
+            head_dim=64,
+            layers=4,
+            vocab=512,
+            context=4096,
+            rope_theta=1e6,
+        ),
+    )
+
+
+def write_medium(directory: Path) -> None:
+    """Random weights in a model large enough for its numbers to look like those of a trained one."""
+    write_checkpoint(directory, medium_dims(), CheckpointOptions(seed=0))
+
+
 def write_tiny(directory: Path) -> None:
     """Key names as published and as ``save_pretrained`` writes them: ``language_model.model.*``."""
     write_checkpoint(directory, tiny_dims(), CheckpointOptions(seed=1))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from stc_export.demo.checkpoint import write_demo_checkpoint
 from stc_export.pipeline.types import BuildRequest
 from tests import checkpoints
 from tests.bundles import built_once
@@ -48,9 +47,9 @@ def checkpoint_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_checkpoint(checkpoint_root: Path) -> Path:
-    """The demo model: T = 196, M = 49."""
-    return checkpoints.shared_directory(checkpoint_root, "demo", write_demo_checkpoint)
+def medium_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_medium`: T = 196, M = 49."""
+    return checkpoints.shared_directory(checkpoint_root, "medium", checkpoints.write_medium)
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +112,9 @@ def untied_bundle(tmp_path_factory: pytest.TempPathFactory, untied_checkpoint: P
 def siglip_bundle(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
     """fp32 bundle of the checkpoint with SigLIP so400m layers."""
     return built_once(tmp_path_factory, "siglip", lambda out: BuildRequest(str(siglip_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fp32 bundle of the demo model."""
+    return built_once(tmp_path_factory, "demo", lambda out: BuildRequest("demo", out=out))

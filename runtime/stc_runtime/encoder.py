@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry
 from stc_export.spec.report import CacherMode
-from stc_runtime.gate import GateState, decide
+from stc_runtime.gate import Decision, GateState, decide
 from stc_runtime.preprocess import Resizer
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Encoded:
     Attributes:
         mode: How the frame was encoded.
         recomputed: R.
+        recomputed_indices: Which tokens, of a selective frame whose tokens the gate chose; else empty.
         similarity: Mean cosine with the reference, 0 without one.
         change: Relative change against the reference, infinite without one.
         features: [T, C], valid until the next frame; for ``skip`` those of the frame before.
@@ -36,6 +37,7 @@ class Encoded:
 
     mode: CacherMode
     recomputed: int
+    recomputed_indices: tuple[int, ...]
     similarity: float
     change: float
     features: NDArray[Any]
@@ -145,12 +147,18 @@ class FrameEncoder:
         return Encoded(
             mode=decision.mode,
             recomputed=len(decision.indices),
+            recomputed_indices=self._named(decision),
             similarity=float(gate["statistics"][0]),
             change=float(gate["statistics"][2]) if had_reference else math.inf,
             features=self._cache.features,
             gate_ms=(decided - start) * 1e3,
             vit_ms=(done - decided) * 1e3 if decision.mode != "skip" else 0.0,
         )
+
+    def _named(self, decision: Decision) -> tuple[int, ...]:
+        # Selections inside the graph read only how many indices there are.
+        known = decision.mode == "selective" and self._policy.cacher.selection == "gate"
+        return tuple(decision.indices.tolist()) if known else ()
 
     def reset(self) -> None:
         """Start a new stream."""

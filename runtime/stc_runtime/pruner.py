@@ -30,6 +30,9 @@ class FramePruner:
         self._history = PrunerHistory(model.manifest.pruner(method), policy.pruner.history)
         declared = {spec.name for spec in graph.inputs}
         total = model.manifest.dims.vision.visual_tokens
+        self._seed = policy.pruner.seed
+        self._noise = np.zeros(total if "noise" in declared else 0, np.float32)
+        self._draws = np.random.Generator(np.random.PCG64(self._seed))
         self.kept = kept_tokens(total, policy.pruner.keep) if "carrier" in declared else total
         fixed: dict[str, NDArray[Any]] = {
             "alpha": np.array([policy.pruner.alpha], np.float32),
@@ -44,7 +47,10 @@ class FramePruner:
 
     def prune(self, features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending, for features [T, C]."""
-        outputs = self._engine.run({"features": features, **self._history.inputs(), **self._fixed}, {})
+        feeds = {"features": features, **self._history.inputs(), **self._fixed}
+        if self._noise.size:
+            feeds["noise"] = self._draws.random(out=self._noise, dtype=np.float32)
+        outputs = self._engine.run(feeds, {})
         if "history_entry" in outputs:
             self._history.push(outputs["history_entry"])
         return outputs["visual_tokens"], outputs["kept_indices"]
@@ -52,6 +58,7 @@ class FramePruner:
     def reset(self) -> None:
         """Start a new stream."""
         self._history.reset()
+        self._draws = np.random.Generator(np.random.PCG64(self._seed))
 
 
 def kept_tokens(total: int, keep: float) -> int:

@@ -211,25 +211,28 @@ class StreamSession:
 
     def _take(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
         encoded = self._encoder.encode(frame)
-        kept, evicted, pruner_ms, prefill_ms = 0, 0, 0.0, 0.0
+        kept: tuple[int, ...] = ()
+        evicted, pruner_ms, prefill_ms = 0, 0.0, 0.0
         # A skipped frame shows what the one before it showed: its tokens are in the LLM's memory already.
         if encoded.mode != "skip":
             start = time.perf_counter()
             tokens, indices = self._pruner.prune(encoded.features)
             pruned = time.perf_counter()
             evicted = self._memory.add_frame(tokens, indices)
-            kept, pruner_ms = len(tokens), (pruned - start) * 1e3
-            prefill_ms = (time.perf_counter() - pruned) * 1e3
+            pruner_ms, prefill_ms = (pruned - start) * 1e3, (time.perf_counter() - pruned) * 1e3
+            kept = tuple(indices.tolist())
         self._last_s = time_s
         self._pushed += 1
         return FrameReport(
             time_s=time_s,
             mode=encoded.mode,
             recomputed=encoded.recomputed,
+            recomputed_indices=encoded.recomputed_indices,
             similarity=encoded.similarity,
             change=encoded.change,
             visual_tokens=self.manifest.dims.vision.visual_tokens,
-            kept_tokens=kept,
+            kept_tokens=len(kept),
+            kept_indices=kept,
             evicted_frames=evicted,
             gate_ms=encoded.gate_ms,
             vit_ms=encoded.vit_ms,

@@ -40,6 +40,10 @@ def run(  # noqa: PLR0913 - one parameter per flag
     temperature: Annotated[float, typer.Option("--temperature", help="Divides the logits when sampling.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for sampling.")] = 0,
     threads: ThreadsOption = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="Draw which tokens were recomputed and kept, as PNG."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Play a video through a bundle and answer questions about it."""
@@ -56,6 +60,7 @@ def run(  # noqa: PLR0913 - one parameter per flag
             top_p=top_p,
             temperature=temperature,
             threads=threads,
+            picture=picture,
         )
         from stc_export.pipeline.run import run as run_bundle
 

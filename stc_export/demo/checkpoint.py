@@ -1,10 +1,11 @@
-"""A tiny LLaVA-OneVision checkpoint with random weights, laid out as the published ones are."""
+"""LLaVA-OneVision checkpoints laid out as the published ones are: the demo model, and random ones of any size."""
 
 from __future__ import annotations
 
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stc_export.demo.tokenizer import END_OF_TEXT, IMAGE, TURN_END, VIDEO, token_ids, write_tokenizer
@@ -12,7 +13,9 @@ from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+#: The trained checkpoint; its README.md is the model card.
+DEMO_MODEL = Path(__file__).parent / "model"
 
 #: One turn: role, images, videos, then the texts, each on a line of its own. Only assistants write answers, and
 #: transformers wants those marked.
@@ -53,40 +56,27 @@ class CheckpointOptions:
 
 
 def demo_dims() -> ModelDims:
-    """Return the sizes of the demo model: T = 196, M = 49, about 6 million parameters."""
+    """Return the sizes of the demo model: T = 144, M = 36, 3.6 million parameters."""
     return ModelDims(
-        vision=VisionDims(image_size=224, patch_size=16, width=192, mlp_width=768, heads=4, layers=6),
+        vision=VisionDims(image_size=96, patch_size=8, width=128, mlp_width=512, heads=4, layers=5),
         text=TextDims(
-            width=256,
-            mlp_width=704,
-            heads=4,
-            kv_heads=2,
-            head_dim=64,
-            layers=4,
+            width=192,
+            mlp_width=512,
+            heads=6,
+            kv_heads=3,
+            head_dim=32,
+            layers=6,
             vocab=512,
             context=4096,
-            rope_theta=1e6,
+            rope_theta=1e4,
         ),
     )
 
 
-def write_demo_checkpoint(directory: Path, seed: int = 0) -> Path:
-    """Write the demo checkpoint; the same seed and library versions give the same bytes.
+def write_checkpoint(directory: Path, dims: ModelDims, options: CheckpointOptions) -> Path:
+    """Write a LLaVA-OneVision checkpoint of any size with random weights; the same seed gives the same bytes.
 
     Its ``config.json`` holds ``"stc_trained": false``, so that nobody takes its answers for answers.
-
-    Args:
-        directory: Created if missing; files of the same names are replaced.
-        seed: Seed of the weights.
-
-    Returns:
-        The directory.
-    """
-    return write_checkpoint(directory, demo_dims(), CheckpointOptions(seed=seed))
-
-
-def write_checkpoint(directory: Path, dims: ModelDims, options: CheckpointOptions) -> Path:
-    """Write a LLaVA-OneVision checkpoint of any size with random weights (see :func:`write_demo_checkpoint`).
 
     Args:
         directory: Created if missing; files of the same names are replaced.
@@ -97,15 +87,35 @@ def write_checkpoint(directory: Path, dims: ModelDims, options: CheckpointOption
         The directory.
     """
     import torch
-    from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
+    from transformers import LlavaOnevisionForConditionalGeneration
 
     from stc_export.demo.weights import fill_weights
 
+    with torch.random.fork_rng(devices=[]):  # transformers draws its own initial values first
+        model = LlavaOnevisionForConditionalGeneration(model_config(dims, options))
+    fill_weights(model, options.seed)
+    model.config.stc_trained = False
+    return save_checkpoint(model, directory, dims, options)
+
+
+def save_checkpoint(
+    model: Any, directory: Path, dims: ModelDims, options: CheckpointOptions = CheckpointOptions()
+) -> Path:
+    """Write a model with the demo's tokenizer, processor and chat template.
+
+    Args:
+        model: A ``LlavaOnevisionForConditionalGeneration`` of :func:`model_config`.
+        directory: Created if missing; files of the same names are replaced.
+        dims: Its sizes.
+        options: How it is written.
+
+    Returns:
+        The directory.
+    """
+    from transformers import GenerationConfig
+
     directory.mkdir(parents=True, exist_ok=True)
     ids = token_ids()
-    with torch.random.fork_rng(devices=[]):  # transformers draws its own initial values first
-        model = LlavaOnevisionForConditionalGeneration(_model_config(dims, options))
-    fill_weights(model, options.seed)
     model.generation_config = GenerationConfig(
         bos_token_id=ids[END_OF_TEXT], eos_token_id=ids[TURN_END], pad_token_id=ids[END_OF_TEXT]
     )
@@ -118,7 +128,8 @@ def write_checkpoint(directory: Path, dims: ModelDims, options: CheckpointOption
     return directory
 
 
-def _model_config(dims: ModelDims, options: CheckpointOptions) -> Any:
+def model_config(dims: ModelDims, options: CheckpointOptions = CheckpointOptions()) -> Any:
+    """Return the ``LlavaOnevisionConfig`` of a model of these sizes that talks through the demo's tokenizer."""
     from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
     vision, text, ids = dims.vision, dims.text, token_ids()
@@ -154,7 +165,6 @@ def _model_config(dims: ModelDims, options: CheckpointOptions) -> Any:
         multimodal_projector_bias=True,
         tie_word_embeddings=options.tied,
         image_grid_pinpoints=_grid_pinpoints(vision.image_size),
-        stc_trained=False,
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
+
+from stc_export.world.questions import LETTERS, TEMPLATES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +20,9 @@ SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, IMAGE, VIDEO)
 
 #: Merges learned from the text below, on top of the 256 bytes.
 MERGES = 240
+
+#: How often the questions of the world are repeated beside the text below, so that each of their words is one token.
+_WEIGHT = 20
 
 #: How Qwen2 splits text before BPE: contractions, words, single digits, punctuation, white space.
 _SPLIT = (
@@ -60,9 +66,19 @@ def build_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + MERGES, special_tokens=[], initial_alphabet=sorted(alphabet), show_progress=False
     )
-    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
+    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True) + _WEIGHT * world_lines(), trainer)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
+
+
+def world_lines() -> list[str]:
+    """Return every question of the world with all its answers as options, between the names of the roles."""
+    return [
+        f"user \n{question}\n{options}\nassistant\n"
+        for template in TEMPLATES
+        for question in map(template.text.format, template.subjects)
+        for options in [" ".join(f"{a}. {value}" for a, value in zip(cycle(LETTERS), template.values, strict=False))]
+    ]
 
 
 def token_ids() -> dict[str, int]:

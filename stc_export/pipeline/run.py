@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stc_engines.runnable import check_runnable
 from stc_engines.table import find_target
+from stc_export.pipeline.output_file import check_output_file, write_file
+from stc_export.pipeline.picture import token_picture
+from stc_export.pipeline.samples import SampleKeeper
 from stc_export.pipeline.types import (
     Answer,
     FrameCounts,
@@ -23,6 +28,7 @@ from stc_export.pipeline.types import (
     StageLatencies,
     TokenCounts,
 )
+from stc_export.spec.errors import MissingDependencyError
 from stc_export.spec.progress import Progress
 from stc_export.spec.report import FrameReport
 from stc_runtime.backends import open_backend
@@ -33,6 +39,8 @@ from stc_runtime.video import VideoReader, read_frames
 
 OnPiece = Callable[[Question, float, str], None]
 Frame = NDArray[np.uint8]
+#: Frames in a picture of tokens.
+_PICTURED = 6
 
 
 @dataclass
@@ -55,8 +63,10 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
         on_piece: Called with question, time of the stream and text for each piece of an answer.
 
     Raises:
-        StcError: Bundle, video, policy or a question cannot be used, or the target cannot run here.
+        StcError: Bundle, video, policy, a question or the picture's path cannot be used, or the target cannot run here.
     """
+    if request.picture is not None:
+        _check_picture(request.picture)
     sampling = TopP(request.top_p, request.temperature, request.seed) if request.top_p > 0 else None
     with open_session(request) as session, read_frames(request.video, request.fps) as video:
         stream = _Stream(session, request, sampling, on_piece)
@@ -66,7 +76,16 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
                 advance(1)
         stream.finish()
         _note_damage(video, progress)
+        if request.picture is not None and stream.samples is not None and stream.log.frames:
+            write_file(token_picture(stream.samples.choose(_PICTURED), session.manifest.dims.vision), request.picture)
+            progress.note(f"picture: {request.picture}")
         return _result(request, session, stream.log)
+
+
+def _check_picture(out: Path) -> None:
+    check_output_file("--picture", out, ".png")
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingDependencyError("--picture needs the Python package Pillow.", "Run pip install pillow.")
 
 
 def open_session(request: RunRequest) -> StreamSession:
@@ -87,6 +106,7 @@ class _Stream:
 
     def __init__(self, session: StreamSession, request: RunRequest, sampling: TopP | None, on_piece: OnPiece) -> None:
         self.log = _Log()
+        self.samples = None if request.picture is None else SampleKeeper()
         self._session, self._request, self._sampling, self._on_piece = session, request, sampling, on_piece
         timed = sorted((q for q in request.questions if q.at_s is not None), key=lambda q: q.at_s or 0.0)
         self._timed = timed
@@ -96,7 +116,11 @@ class _Stream:
     def frame(self, frame: Frame, time_s: float) -> None:
         if self.log.frames:
             self._ask_until(time_s)
-        self.log.frames.append(self._session.push(frame, time_s))
+        report = self._session.push(frame, time_s)
+        if self.samples is not None:
+            self.samples.see(frame, report)
+        # Counts and times are enough here, and a video may be long.
+        self.log.frames.append(replace(report, recomputed_indices=(), kept_indices=()))
         self._now_s = time_s
 
     def finish(self) -> None:

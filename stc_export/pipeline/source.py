@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stc_export.demo.checkpoint import DEMO_MODEL
 from stc_export.spec.errors import CheckpointError
 
 DEMO = "demo"
@@ -27,7 +27,7 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(model: str) -> Iterator[Source]:
-    """Open a model; the demo's checkpoint is made in a temporary directory that goes with the context.
+    """Open a model; the demo's checkpoint comes with the package.
 
     Args:
         model: ``demo``, an existing directory, or a hub id such as ``llava-hf/llava-onevision-qwen2-0.5b-ov-hf``.
@@ -37,10 +37,7 @@ def open_source(model: str) -> Iterator[Source]:
     """
     path = Path(model)
     if model == DEMO and not path.is_dir():
-        from stc_export.demo.checkpoint import write_demo_checkpoint
-
-        with tempfile.TemporaryDirectory(prefix="stc-demo-") as directory:
-            yield Source(write_demo_checkpoint(Path(directory) / DEMO), DEMO)
+        yield Source(DEMO_MODEL, DEMO)
         return
     if path.is_dir():
         yield Source(path, path.resolve().name)

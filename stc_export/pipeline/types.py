@@ -118,6 +118,7 @@ class RunRequest:
         top_p: 0: greedy. Otherwise the share of probability that is sampled from.
         temperature: Divides the logits when sampling.
         threads: Threads of the backend; ``None``: its default.
+        picture: PNG file for a picture of the tokens of a few frames; ``None``: none is drawn.
     """
 
     bundle: Path
@@ -130,6 +131,7 @@ class RunRequest:
     top_p: float = 0.0
     temperature: float = 1.0
     threads: int | None = None
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 
 from stc_export.pruners.none import KeepAll
+from stc_export.pruners.random import Random
 from stc_export.pruners.stc_dual_anchor import StcDualAnchor
 from stc_export.pruners.stc_gaussian import StcGaussian, selected_channels
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import HistoryKind
 
-PrunerInput = Literal["history", "history_weights", "alpha", "carrier"]
+PrunerInput = Literal["history", "history_weights", "alpha", "noise", "carrier"]
 PrunerOutput = Literal["visual_tokens", "kept_indices", "history_entry"]
 
 
@@ -34,7 +35,7 @@ class PrunerMethod:
         history: What the host keeps: see :class:`stc_export.spec.manifest.PrunerEntry`.
         history_width: E, elements of one history entry, for token width D; 0 without history.
         inputs: Graph inputs in the order of ``forward`` after ``tokens``: ``history`` float32 [W, E],
-            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``carrier`` int64 [K].
+            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K].
         outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
     """
 
@@ -53,6 +54,14 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         history="none",
         history_width=lambda _width: 0,
         inputs=(),
+        outputs=("visual_tokens", "kept_indices"),
+    ),
+    PrunerMethod(
+        name="random",
+        factory=lambda _dims: Random(),
+        history="none",
+        history_width=lambda _width: 0,
+        inputs=("noise", "carrier"),
         outputs=("visual_tokens", "kept_indices"),
     ),
     PrunerMethod(

@@ -99,8 +99,8 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         dims: Sizes.
         dtype: Type of features and visual tokens.
         history_width: E, elements of a history entry; 0 without history.
-        inputs: What the method takes beside the features, of ``history``, ``history_weights``, ``alpha`` and
-            ``carrier``. Without a carrier it keeps all M tokens.
+        inputs: What the method takes beside the features, of ``history``, ``history_weights``, ``alpha``,
+            ``noise`` and ``carrier``. Without a carrier it keeps all M tokens.
     """
     vision, width = dims.vision, dims.text.width
     kept: int | str = "K" if "carrier" in inputs else vision.visual_tokens
@@ -108,6 +108,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         "history": TensorSpec("history", "float32", ("W", history_width)),
         "history_weights": TensorSpec("history_weights", "float32", ("W",)),
         "alpha": TensorSpec("alpha", "float32", (1,)),
+        "noise": TensorSpec("noise", "float32", (vision.visual_tokens,)),
         "carrier": TensorSpec("carrier", "int64", ("K",)),
     }
     entry = (TensorSpec("history_entry", "float32", (history_width,)),) if history_width else ()

@@ -70,16 +70,18 @@ class PrunerPolicy:
     """Which visual tokens of a frame reach the LLM.
 
     Attributes:
-        method: A pruner graph of the bundle: ``none``, ``stc_gaussian``, ``stc_dual_anchor``, ...
+        method: A pruner graph of the bundle: ``none``, ``random``, ``stc_gaussian``, ``stc_dual_anchor``, ...
         keep: K / M, the share of a frame's visual tokens that is kept. In (0, 1].
         alpha: Weight of the temporal against the spatial anchor (``stc_dual_anchor``). In [0, 1].
         history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor``). At least 1.
+        seed: Start of the sequence of random numbers (``random``). At least 0.
     """
 
     method: str = "stc_dual_anchor"
     keep: float = 0.3
     alpha: float = 0.5
     history: int = 16
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Policy:
         _check_least("gate.max_interval", self.gate.max_interval, 1)
         _check_least("cacher.interval", self.cacher.interval, 1)
         _check_least("pruner.history", self.pruner.history, 1)
+        _check_least("pruner.seed", self.pruner.seed, 0)
         _check_least("memory.answer_tokens", self.memory.answer_tokens, 16)
         if self.memory.kv_tokens is not None:
             _check_least("memory.kv_tokens", self.memory.kv_tokens, 1)

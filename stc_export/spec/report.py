@@ -16,10 +16,13 @@ class FrameReport:
         time_s: Its timestamp in seconds.
         mode: How it was encoded.
         recomputed: R, ViT tokens that were recomputed (T for full, 0 for skip).
+        recomputed_indices: Which they were, ascending: numbers below T in raster order. Empty for full and for skip,
+            and with the selections ``per_layer`` and ``shared``, which choose inside the graph.
         similarity: Mean cosine of the frame's patch embeddings with the reference's; 0 without a reference.
         change: Relative change of the patch embeddings, |x - r| / |r|; infinite without a reference.
         visual_tokens: M, visual tokens before pruning.
         kept_tokens: K, visual tokens that the LLM got (0 for skip).
+        kept_indices: Which they were, ascending: numbers below M in raster order.
         evicted_frames: Frames that left the memory to make room.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the vision transformer (0 for skip).
@@ -30,10 +33,12 @@ class FrameReport:
     time_s: float
     mode: CacherMode
     recomputed: int
+    recomputed_indices: tuple[int, ...]
     similarity: float
     change: float
     visual_tokens: int
     kept_tokens: int
+    kept_indices: tuple[int, ...]
     evicted_frames: int
     gate_ms: float
     vit_ms: float

@@ -23,6 +23,7 @@ ROWS = {code(row[0])[0]: row for row in table_rows(read(PAGE))}
 NUMBERS: dict[str, tuple[tuple[float | None, ...], tuple[float, ...]]] = {
     "(0, 1]": ((1e-6, 1.0), (0.0, 1.001, -0.1)),
     "[0, 1]": ((0.0, 1.0), (-0.001, 1.001)),
+    "at least 0": ((0, 10**9), (-1,)),
     "at least 1": ((1, 10**9), (0, -1)),
     "at least 1, or null": ((None, 1, 10**9), (0, -1)),
     "at least 16": ((16, 10**9), (15, 0)),

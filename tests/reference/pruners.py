@@ -31,6 +31,18 @@ class KeepAll:
         return np.arange(len(tokens))
 
 
+class Chance:
+    """``random``: K tokens by lot. One uniform float32 per token and frame, from PCG64 started with a seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.draws = np.random.Generator(np.random.PCG64(seed))
+        self.scores = np.zeros(0)
+
+    def step(self, tokens: Array, keep: int) -> NDArray[np.int64]:
+        self.scores = self.draws.random(len(tokens), dtype=np.float32).astype(np.float64)
+        return lowest(self.scores, keep)
+
+
 class DualAnchor:
     """``stc_dual_anchor``: section 3.4 of arXiv 2512.00891, on all channels.
 
@@ -96,6 +108,7 @@ def kernels(rows: Array, centre: Array) -> Array:
 #: ``REFERENCES[method](window, alpha)`` starts a stream; only ``stc_dual_anchor`` uses the two.
 REFERENCES = {
     "none": lambda window, alpha: KeepAll(),
+    "random": lambda window, alpha: Chance(),
     "stc_dual_anchor": DualAnchor,
     "stc_gaussian": lambda window, alpha: Gaussian(),
 }

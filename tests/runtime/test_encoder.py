@@ -111,6 +111,27 @@ def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Mod
     assert modes == [("full", 25), ("selective", 1), ("skip", 0), ("selective", 1)]
 
 
+def test_report_names_the_recomputed_tokens_of_a_selective_frame_in_raster_order(tiny_model: Model) -> None:
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(floor=0.0)))
+    (frame,) = scene(1)  # 96 x 128: each of 5 x 5 tokens covers 19.2 x 25.6 pixels
+    changed = frame.copy()
+    for top, left in ((43, 82), (4, 56)):  # well inside row 2, column 3 and row 0, column 2
+        changed[top : top + 11, left : left + 16] = 255 - changed[top : top + 11, left : left + 16]
+    reports = [session.push(each, 0.0) for each in (frame, changed, changed, 255 - frame)]
+    assert [report.mode for report in reports] == ["full", "selective", "skip", "full"]
+    assert [report.recomputed_indices for report in reports] == [(), (2, 2 * 5 + 3), (), ()]
+    assert {type(index) for index in (*reports[1].recomputed_indices, *reports[1].kept_indices)} == {int}
+    assert [len(report.kept_indices) for report in reports] == [2, 2, 0, 2]
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_report_names_tokens_only_where_the_gate_chose_them(tiny_model: Model, selection: Selection) -> None:
+    session = StreamSession(tiny_model, paper(selection, "rolling", interval=4, ratio=0.25))
+    reports = [session.push(frame, 0.0) for frame in scene(4)]
+    assert [report.recomputed for report in reports] == [25, 6, 6, 6]
+    assert [len(report.recomputed_indices) for report in reports] == [0, *[6 if selection == "gate" else 0] * 3]
+
+
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_selective_frame_that_recomputes_all_tokens_equals_a_full_one(

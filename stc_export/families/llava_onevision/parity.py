@@ -138,6 +138,8 @@ class _Checker:
             feeds["history_weights"] = np.zeros(1, np.float32)
         if "alpha" in specs:
             feeds["alpha"] = np.array([0.5], np.float32)
+        if "noise" in specs:
+            feeds["noise"] = np.random.default_rng(0).random(len(tokens), np.float32)
         if "carrier" in specs:
             feeds["carrier"] = np.zeros(len(tokens), np.int64)
         yield ParityCase(graph.file, "all tokens", "transformers", feeds, {"visual_tokens": tokens})

@@ -26,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 BACKENDS: dict[str, Callable[[], Backend]] = {"ort": lambda: OrtBackend(threads=1), "fake": FakeBackend}
 GRAPHS = [
     *(("cacher_gate", "default"), ("vit", "gate"), ("vit", "per_layer"), ("vit", "shared"), ("llm", "default")),
-    *(("pruner", "none"), ("pruner", "stc_gaussian"), ("pruner", "stc_dual_anchor")),
+    *(("pruner", "none"), ("pruner", "random"), ("pruner", "stc_gaussian"), ("pruner", "stc_dual_anchor")),
 ]
 LETTERS = {"R": 6, "K": 4, "W": 3, "S": 5, "P": 7}
 

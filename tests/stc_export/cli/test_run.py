@@ -24,7 +24,7 @@ RUN = ["run", "demo.stc", "video.mp4", "--ask", "What?"]
 
 def test_run_flags_become_the_request(pipeline: FakePipeline) -> None:
     flags = ["--at", "2", "--ask", "Why?", "--policy", "off", "--fps", "2.5", "--max-tokens", "9", "--top-p", "0.9"]
-    assert main([*RUN, *flags, "--temperature", "0.7", "--seed", "5", "--threads", "3"]) == 0
+    assert main([*RUN, *flags, "--temperature", "0.7", "--seed", "5", "--threads", "3", "--picture", "x.png"]) == 0
     assert pipeline.requests == [
         RunRequest(
             bundle=Path("demo.stc"),
@@ -37,6 +37,7 @@ def test_run_flags_become_the_request(pipeline: FakePipeline) -> None:
             top_p=0.9,
             temperature=0.7,
             threads=3,
+            picture=Path("x.png"),
         )
     ]
 

@@ -36,6 +36,7 @@ ONNX_DTYPES = {
 }
 #: Their output's size or their work depends on data, or TensorRT does not build them.
 FORBIDDEN = {"NonZero", "Compress", "Unique", "If", "Loop", "Scan", "NonMaxSuppression", "RandomNormal"}
+FORBIDDEN |= {"RandomUniform", "RandomUniformLike", "RandomNormalLike", "Bernoulli", "Multinomial"}
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
@@ -77,6 +78,7 @@ def test_bundle_has_every_role_and_variant(manifest: Manifest) -> None:
         ("vit", "per_layer"),
         ("vit", "shared"),
         ("pruner", "none"),
+        ("pruner", "random"),
         ("pruner", "stc_gaussian"),
         ("pruner", "stc_dual_anchor"),
         ("llm", "default"),
@@ -107,6 +109,7 @@ def test_only_the_declared_dimensions_are_dynamic(manifest: Manifest) -> None:
         ("vit", "per_layer"): {"R"},
         ("vit", "shared"): {"R"},
         ("pruner", "none"): set(),
+        ("pruner", "random"): {"K"},
         ("pruner", "stc_gaussian"): {"K", "W"},
         ("pruner", "stc_dual_anchor"): {"K", "W"},
         ("llm", "default"): {"P", "S"},
@@ -183,6 +186,7 @@ def test_topk_counts_are_the_length_of_the_carrier_or_constant(bundle: Path) -> 
         ("vit", "per_layer"): ["carrier"] * layers,
         ("vit", "shared"): ["carrier"],
         ("pruner", "none"): [],
+        ("pruner", "random"): ["carrier", "carrier"],
         ("pruner", "stc_gaussian"): [24, "carrier", "carrier"],  # half of the 48 channels
         ("pruner", "stc_dual_anchor"): ["carrier", "carrier"],
         ("llm", "default"): [],

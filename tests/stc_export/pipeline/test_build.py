@@ -91,6 +91,7 @@ def test_parity_covers_every_graph_and_pass(request: pytest.FixtureRequest, fixt
             for selection, share in (("gate", 25), ("per_layer", 6), ("shared", 6))
         },
         "graphs/pruner.none.onnx": [full],
+        "graphs/pruner.random.onnx": [full, third],
         "graphs/pruner.stc_gaussian.onnx": [full, third],
         "graphs/pruner.stc_dual_anchor.onnx": [full, third],
         "graphs/llm.onnx": [("prefill", "transformers", text), ("decode", "transformers", text)],

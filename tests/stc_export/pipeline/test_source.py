@@ -19,12 +19,11 @@ def refusal(model: str) -> CheckpointError:
     return caught.value
 
 
-def test_demo_is_written_and_gone_afterwards() -> None:
+def test_demo_comes_with_the_package() -> None:
     with open_source("demo") as source:
         assert source.name == "demo"
         assert (source.directory / "config.json").is_file()
-        folder = source.directory
-    assert not folder.exists()
+    assert (source.directory / "model.safetensors").is_file()  # and stays there
 
 
 def test_directory_is_taken_as_it_is_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

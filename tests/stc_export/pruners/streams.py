@@ -54,9 +54,9 @@ class Mean:
 HOSTS = {"window": Window, "mean": Mean}
 
 
-def feed(method, host, alpha, keep):
+def feed(method, host, alpha, keep, noise=None):
     """The graph inputs of a method as numpy arrays by name."""
-    known = {"carrier": np.zeros(keep, dtype=np.int64), "alpha": np.array([alpha], dtype=np.float32)}
+    known = {"carrier": np.zeros(keep, dtype=np.int64), "alpha": np.array([alpha], dtype=np.float32), "noise": noise}
     if host is not None:
         known |= {"history": host.history, "history_weights": host.weights}
     return {name: known[name] for name in method.inputs}

@@ -123,9 +123,9 @@ def graph(request, tmp_path_factory):
 def onnx_runner(method, dtype, path):
     width, rows, keep = 9, 3, 20
     host = HOSTS[method.history](method.history_width(width), rows) if method.history != "none" else None
-    example = [torch.from_numpy(value) for value in feed(method, host, 0.5, keep).values()]
+    example = [torch.from_numpy(value) for value in feed(method, host, 0.5, keep, np.zeros(64, np.float32)).values()]
     counted = {0: torch.export.Dim.DYNAMIC}  # W of the history, K of the carrier
-    dynamic = {"history": counted, "history_weights": counted, "alpha": None, "carrier": counted}
+    dynamic = {"history": counted, "history_weights": counted, "alpha": None, "noise": None, "carrier": counted}
     torch.onnx.export(
         module_of(method, width),
         (torch.zeros(64, width, dtype=dtype), *example),
@@ -170,6 +170,23 @@ def test_none_keeps_all_tokens_in_module_and_graph(tmp_path):
         outputs = run(method, tokens, {})
         np.testing.assert_array_equal(outputs["visual_tokens"], tokens)
         np.testing.assert_array_equal(outputs["kept_indices"], REFERENCES["none"](1, 0.5).step(tokens, 64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_random_keeps_the_tokens_of_the_lowest_noise_in_module_and_graph(tmp_path, dtype):
+    method = pruner_method("random")
+    kind = torch.float32 if dtype == np.float32 else torch.float16
+    graph = onnx_runner(method, kind, tmp_path / "pruner.onnx")
+    tokens = next(frames(1, 64, 9, seed=0)).astype(dtype)
+    rng = np.random.default_rng(3)
+    for noise in (rng.random(64, np.float32), rng.integers(0, 4, 64).astype(np.float32), np.zeros(64, np.float32)):
+        for keep in (1, 2, 19, 63, 64):
+            expected = sorted(sorted(range(64), key=lambda token: (noise[token], token))[:keep])
+            for run in (run_module, graph):
+                outputs = run(method, tokens, feed(method, None, 0.5, keep, noise))
+                np.testing.assert_array_equal(outputs["kept_indices"], expected)
+                np.testing.assert_array_equal(outputs["visual_tokens"], tokens[expected])
+                assert outputs["visual_tokens"].dtype == dtype
 
 
 def test_table_every_method_has_a_reference_and_a_name_of_its_own():

@@ -39,7 +39,7 @@ POLICY = st.builds(
         COUNT,
         OPEN_SHARE,
     ),
-    pruner=st.builds(PrunerPolicy, st.text(), OPEN_SHARE, SHARE, COUNT),
+    pruner=st.builds(PrunerPolicy, st.text(), OPEN_SHARE, SHARE, COUNT, st.integers(0, 2**63 - 1)),
     memory=st.builds(
         MemoryPolicy, st.none() | COUNT, st.integers(16, 10**6), st.sampled_from(["contiguous", "original"])
     ),
@@ -51,6 +51,7 @@ LEASTS = (
     ("gate.max_interval", 1),
     ("cacher.interval", 1),
     ("pruner.history", 1),
+    ("pruner.seed", 0),
     ("memory.answer_tokens", 16),
     ("memory.kv_tokens", 1),
 )

@@ -119,7 +119,7 @@ def test_pruner_none_gives_the_video_features_of_transformers(
     assert all((one["kept_indices"] == np.arange(len(one["visual_tokens"]))).all() for one in found)
 
 
-@pytest.mark.parametrize("method", ["stc_gaussian", "stc_dual_anchor"])
+@pytest.mark.parametrize("method", ["random", "stc_gaussian", "stc_dual_anchor"])
 def test_pruner_that_keeps_all_gives_the_video_features_of_transformers(
     pair: Pair, frames: tuple[NDArray[np.uint8], ...], method: str
 ) -> None:
@@ -131,6 +131,7 @@ def test_pruner_that_keeps_all_gives_the_video_features_of_transformers(
         "history_weights": np.zeros(1, np.float32),
         "carrier": np.zeros(len(expected), np.int64),
         "alpha": np.array([0.5], np.float32),
+        "noise": np.zeros(len(expected), np.float32),
     }
     names = {spec.name for spec in pair.manifest.graph("pruner", method).inputs}
     found = pair.run("pruner", method, {name: value for name, value in feeds.items() if name in names})

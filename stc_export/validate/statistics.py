@@ -1,0 +1,54 @@
+"""Accuracy with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stc_export.validate.types import Answered, Interval
+
+#: Resamplings of the bootstrap, and the seed of its draws.
+_RESAMPLES = 9999
+_SEED = 0
+
+
+def accuracy(answers: Sequence[Answered]) -> Interval:
+    """Return the share of right answers with Wilson's 95 % interval for a proportion.
+
+    Args:
+        answers: At least one.
+    """
+    from scipy.stats import binomtest
+
+    right = sum(answer.correct for answer in answers)
+    found = binomtest(right, len(answers)).proportion_ci(0.95, method="wilson")
+    return Interval(right / len(answers), float(found.low), float(found.high), len(answers))
+
+
+def difference(changed: Sequence[Answered], baseline: Sequence[Answered]) -> Interval:
+    """Return accuracy minus the baseline's on the same questions, with a paired bootstrap's 95 % interval.
+
+    Whole clips are drawn, since questions about one clip share its frames. The percentiles are those of the
+    differences, which are 0 when all answers are equally right.
+
+    Args:
+        changed: Answers.
+        baseline: Answers to the same questions in the same order.
+
+    Raises:
+        ValueError: The questions differ.
+    """
+    if [(a.clip, a.number) for a in changed] != [(b.clip, b.number) for b in baseline]:
+        raise ValueError("a paired comparison needs the same questions in the same order")
+    gains = np.array([a.correct - b.correct for a, b in zip(changed, baseline, strict=True)], np.float64)
+    clips = np.unique([a.clip for a in changed], return_inverse=True)[1]
+    sums, counts = np.bincount(clips, gains), np.bincount(clips)
+    drawn = np.random.default_rng(_SEED).integers(0, len(sums), (_RESAMPLES, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+    return Interval(float(gains.mean()), float(low), float(high), len(gains))
+
+
+def agreement(answers: Sequence[Answered], others: Sequence[Answered]) -> float:
+    """Return the share of questions with the same answer, right or wrong."""
+    return float(np.mean([a.given == b.given for a, b in zip(answers, others, strict=True)]))
