@@ -27,7 +27,8 @@ def main() -> int:
     command("stc_export.world", "clip", NAME, "--out", str(CLIP), "--overwrite")
     quiz = json.loads((ROOT / CLIP / "questions.json").read_text(encoding="utf-8"))
     say("3. The bundle watches it and answers: with compression, then without")
-    watch = ["run", str(BUNDLE), str(CLIP / "clip.mkv"), *asking(quiz), "--max-tokens", "2"]
+    pace = ["--fps", str(quiz["fps"]), "--max-tokens", "2"]
+    watch = ["run", str(BUNDLE), str(CLIP / "clip.mkv"), *pace, *asking(quiz)]
     adaptive = report(*watch, "--policy", "adaptive", "--picture", str(PICTURE))
     dense = report(*watch, "--policy", "off")
     print("\n" + answers(quiz, adaptive, dense))
@@ -66,7 +67,7 @@ def shown(arguments: tuple[str, ...]) -> str:
             continue
         parts.append(part)
     if asked:
-        parts.insert(3, f"--ask '...' --at ... [{asked} questions]")
+        parts.insert(7, f"--ask '...' --at ... [{asked} questions]")
     return " ".join(parts)
 
 
@@ -76,13 +77,13 @@ def asking(quiz: dict[str, Any]) -> list[str]:
 
 def answers(quiz: dict[str, Any], adaptive: dict[str, Any], dense: dict[str, Any]) -> str:
     """Return a table of the questions, the right answers and what both runs said."""
-    lines = [f"{'at':>6}  {'question':<36}{'right':<12}{'adaptive':<12}off"]
+    lines = [f"{'at':>6}  {'question':<36}{'right':<12}{'adaptive':<16}off"]
     for question, ours, theirs in zip(quiz["questions"], adaptive["answers"], dense["answers"], strict=True):
         options = dict(zip("ABCD", question["options"], strict=True))
         said = [f"{options.get(run['text'].strip()[:1], run['text'])}" for run in (ours, theirs)]
         right = options[question["right"]]
         marks = [text if text == right else f"{text} (wrong)" for text in said]
-        lines.append(f"{question['at_s']:5.1f}s  {question['question']:<36}{right:<12}{marks[0]:<12}{marks[1]}")
+        lines.append(f"{question['at_s']:5.1f}s  {question['question']:<36}{right:<12}{marks[0]:<16}{marks[1]}")
     return "\n".join(lines)
 
 
