@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: The only places for files that are not Python.
 DATA = {
     "stc_engines/targets": {".json"},
-    "stc_export/demo": {".json", ".safetensors", ".jinja", ".md"},
+    "stc_export/demo/model": {".json", ".safetensors", ".jinja", ".md"},
     "stc_export/world": {".json"},
     "stc_calib/data": {".jpg", ".png", ".md"},
 }

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
@@ -22,8 +24,9 @@ from stc_export.spec.progress import Silent
 from stc_export.validate.demo import run_quizzes
 from stc_export.validate.statistics import accuracy
 from stc_export.validate.types import Answered
+from stc_export.world import splits
 from stc_export.world.questions import DETAIL, GROUPS, TEMPLATES
-from stc_export.world.splits import Quiz, draw_test_set, test_set
+from stc_export.world.render import Renderer
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "benchmarks" / "results" / "demo-model.json"
@@ -38,8 +41,8 @@ def results() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def quizzes() -> list[Quiz]:
-    return list(islice(draw_test_set(), CLIPS))
+def quizzes() -> list[splits.Quiz]:
+    return list(islice(splits.draw_test_set(), CLIPS))
 
 
 def script(name: str) -> ModuleType:
@@ -52,7 +55,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def recorded(results: dict[str, Any], name: str, quizzes: list[Quiz]) -> list[str]:
+def recorded(results: dict[str, Any], name: str, quizzes: list[splits.Quiz]) -> list[str]:
     """The committed answers to the questions of the first clips."""
     count = sum(len(quiz.questions) for quiz in quizzes)
     return list(results["answers"][name][:count])
@@ -104,7 +107,7 @@ def test_every_word_of_the_questions_is_one_token() -> None:
 
 
 def test_committed_numbers_follow_from_the_committed_answers(results: dict[str, Any]) -> None:
-    questions = [(quiz.clip.name, place, q) for quiz in test_set() for place, q in enumerate(quiz.questions)]
+    questions = [(quiz.clip.name, place, q) for quiz in splits.test_set() for place, q in enumerate(quiz.questions)]
     assert results["questions"] == len(questions) >= 2000
     assert [q.letter for _, _, q in questions] == list(results["answers"]["right"])
     for name, row in {"torch": results["torch"], **results["policies"]}.items():
@@ -130,7 +133,7 @@ def test_committed_numbers_reach_what_is_claimed(results: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("policy", ["off", "paper", "adaptive"])
 def test_answers_through_the_runtime_are_the_committed_ones(
-    demo_bundle: Path, results: dict[str, Any], quizzes: list[Quiz], policy: str
+    demo_bundle: Path, results: dict[str, Any], quizzes: list[splits.Quiz], policy: str
 ) -> None:
     outcome = run_quizzes(demo_bundle, named_policies()[policy], quizzes, Silent())
     expected = recorded(results, policy, quizzes)
@@ -138,22 +141,17 @@ def test_answers_through_the_runtime_are_the_committed_ones(
     assert equal >= len(expected) - 1  # one near tie may fall the other way on another processor
 
 
-def test_answers_of_transformers_are_the_committed_ones(results: dict[str, Any], quizzes: list[Quiz]) -> None:
-    """Through ``generate`` and the processor's own resizing, one question at a time, unlike the training code."""
-    from transformers import LlavaOnevisionVideoProcessor
-
-    from stc_export.world.render import Renderer
-
+def test_answers_of_transformers_are_the_committed_ones(results: dict[str, Any], quizzes: list[splits.Quiz]) -> None:
+    """Through ``generate``, one question at a time, unlike the training code."""
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    processor = LlavaOnevisionVideoProcessor.from_pretrained(DEMO_MODEL)
     given = []
     for quiz in quizzes[:3]:
-        frames = list(Renderer(quiz.clip).frames())
+        small = [Image.fromarray(f).resize((96, 96), Image.Resampling.BICUBIC) for f in Renderer(quiz.clip).frames()]
+        frames = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 127.5 - 1
         for question in quiz.questions:
-            seen = torch.tensor([frame.tolist() for frame in frames[: question.frame + 1]], dtype=torch.uint8)
-            pixels = processor(videos=[seen.permute(0, 3, 1, 2)], return_tensors="pt").pixel_values_videos
-            video = "<video>" * (36 * len(seen) + 1)
+            pixels = frames[None, : question.frame + 1]
+            video = "<video>" * (36 * pixels.shape[1] + 1)
             prompt = f"<|im_start|>user {video}\n{question.prompt}<|im_end|><|im_start|>assistant\n"
             ids = tokenizer(prompt, return_tensors="pt").input_ids
             out = model.generate(input_ids=ids, pixel_values_videos=pixels, max_new_tokens=2, do_sample=False)
