@@ -17,7 +17,7 @@ import numpy as np
 
 from stc_engines import Host, check_runnable, find_target
 from stc_export.cli.app import PROGRAM, make_app
-from stc_export.pipeline.source import open_source
+from stc_export.pipeline.source import find_source
 from stc_export.spec import errors
 from stc_export.spec.policy import policy_from_text
 from stc_runtime import Bundle, TopP
@@ -83,7 +83,7 @@ TYPICAL: Mapping[type[errors.StcError], Callable[[], object]] = {
     errors.UsageError: lambda: TopP(1.5, 1.0, 0),
     errors.UnsupportedError: lambda: find_target("jetson-orin-nano"),
     errors.PolicyError: lambda: policy_from_text('{"pruner": {"keep": "0.2"}}', "kitchen.json"),
-    errors.CheckpointError: lambda: open_source("my-checkpoint").__enter__(),
+    errors.CheckpointError: lambda: find_source("my-checkpoint"),
     errors.BundleError: lambda: Bundle.open(Path("missing.stc")),
     errors.VideoError: lambda: read_frames("missing.mp4", 1.0),
     errors.FrameError: lambda: check_frame(np.zeros((480, 640), np.uint8)),

@@ -58,17 +58,14 @@ def report(*arguments: str) -> dict[str, Any]:
 
 def shown(arguments: tuple[str, ...]) -> str:
     """Return the arguments as they are typed, the questions abridged."""
-    parts, rest = [], list(arguments)
-    asked = rest.count("--ask")
-    while rest:
-        part = rest.pop(0)
+    parts, rest = [], iter(arguments)
+    for part in rest:
         if part in {"--ask", "--at"}:
-            rest.pop(0)
-            continue
-        parts.append(part)
-    if asked:
-        parts.insert(7, f"--ask '...' --at ... [{asked} questions]")
-    return " ".join(parts)
+            next(rest)
+        else:
+            parts.append(part)
+    asked = arguments.count("--ask")
+    return " ".join([*parts, *([f"--ask ... --at ... ({asked} questions)"] if asked else [])])
 
 
 def asking(quiz: dict[str, Any]) -> list[str]:

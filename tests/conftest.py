@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from stc_export.pipeline.types import BuildRequest
+from stc_export.world import splits
 from tests import checkpoints
 from tests.bundles import built_once
 
@@ -112,6 +113,12 @@ def untied_bundle(tmp_path_factory: pytest.TempPathFactory, untied_checkpoint: P
 def siglip_bundle(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
     """fp32 bundle of the checkpoint with SigLIP so400m layers."""
     return built_once(tmp_path_factory, "siglip", lambda out: BuildRequest(str(siglip_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def quizzes() -> tuple[splits.Quiz, ...]:
+    """The test set of the world."""
+    return splits.test_set()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from language import run_llm
 from packing import Wording, embed, pack
-from shape import visual_tokens
+from shape import DIMS, visual_tokens
 from tower import normalised, pixels_of
 
 from stc_export.world.questions import LETTERS, Question
@@ -25,10 +25,14 @@ def answer_quiz(model: Any, wording: Wording, quiz: Quiz, *, watch: bool = True)
         quiz: Clip and questions.
         watch: Whether the model sees the video at all.
     """
+    tokens = _watch(model, quiz) if watch else torch.zeros(quiz.clip.frames, 0, DIMS.text.width)
+    return answer_tokens(model, wording, tokens, list(quiz.questions))
+
+
+def _watch(model: Any, quiz: Quiz) -> torch.Tensor:
     frames = np.stack(list(Renderer(quiz.clip).frames()))
     with torch.inference_mode():
-        tokens = visual_tokens(model, normalised(torch.from_numpy(pixels_of(frames).copy())))
-    return answer_tokens(model, wording, tokens if watch else tokens[:, :0], list(quiz.questions))
+        return visual_tokens(model, normalised(torch.from_numpy(pixels_of(frames).copy())))
 
 
 def answer_tokens(model: Any, wording: Wording, tokens: torch.Tensor, questions: list[Question]) -> list[str]:

@@ -89,11 +89,6 @@ class Store:
         self._directory = directory
 
     @property
-    def names(self) -> list[str]:
-        """Names of the clips, in order."""
-        return [name for name, _, _ in self._index]
-
-    @property
     def lengths(self) -> list[int]:
         """Frames of each clip."""
         return [frames for _, _, frames in self._index]
@@ -105,13 +100,20 @@ class Store:
     def __getitem__(self, number: int) -> Encoded:
         """Read one."""
         name, first, frames = self._index[number]
-        shape = (DIMS.vision.visual_tokens, DIMS.text.width)
-        total = self._index[-1][1] + self._index[-1][2]
-        tokens = np.memmap(self._tokens, np.float16, "r", shape=(total, *shape))
-        answers = np.memmap(self._answers, np.int64, "r", shape=(total, len(ASKED)))
-        facts = np.memmap(self._facts, np.int8, "r", shape=(total, shape[0], 1 + len(FACTS)))
         own = slice(first, first + frames)
-        return Encoded(name, np.array(tokens[own]), np.array(answers[own]), np.array(facts[own]))
+        tokens = self._map(self._tokens, np.float16, (DIMS.vision.visual_tokens, DIMS.text.width))
+        return Encoded(name, np.array(tokens[own]), np.array(self.all_answers()[own]), np.array(self.all_facts()[own]))
+
+    def all_answers(self) -> npt.NDArray[np.int64]:
+        """Return the answers of all clips one after another: int64 [sum of F, A]."""
+        return self._map(self._answers, np.int64, (len(ASKED),))
+
+    def all_facts(self) -> npt.NDArray[np.int8]:
+        """Return the facts of all clips one after another: int8 [sum of F, M, 1 + facts]."""
+        return self._map(self._facts, np.int8, (DIMS.vision.visual_tokens, 1 + len(FACTS)))
+
+    def _map(self, path: Path, kind: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        return np.memmap(path, kind, "r", shape=(sum(self.lengths), *shape))
 
     def encode(self, model: Any, names: list[str], report: Callable[[int, str], None]) -> None:
         """Add what is missing of these clips, which continue those that are there."""

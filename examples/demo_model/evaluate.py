@@ -35,6 +35,7 @@ from stc_runtime.backends.ort import OrtBackend
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUNDLE = ROOT / ".cache" / "demo_model" / "demo.stc"
+RESULTS = ROOT / "benchmarks" / "results" / "demo-model.json"
 #: Questions of each template from which the text-only prior learns.
 _PRIOR_PER_TEMPLATE = 400
 
@@ -54,12 +55,8 @@ def policies() -> dict[str, Policy]:
 
 
 def main(
-    bundle: Annotated[Path, typer.Option(help="The demo model, built for the CPU.")] = ROOT
-    / ".cache/demo_model/demo.stc",
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = ROOT
-    / "benchmarks"
-    / "results"
-    / "demo-model.json",
+    bundle: Annotated[Path, typer.Option(help="The demo model, built for the CPU.")] = BUNDLE,
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
     clips: Annotated[int, typer.Option(help="Only so many clips; 0 for all.")] = 0,
 ) -> None:
     """Answer the test set under every setting and write counts, intervals and every single answer."""
@@ -92,7 +89,7 @@ def main(
 
 
 def _outcomes(bundle: Path, quizzes: Sequence[Quiz]) -> dict[str, Outcome]:
-    """Run one policy per core, each on one thread, so that times can be compared."""
+    """Run one policy per core, each on one thread."""
     settings = policies()
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         runs = [pool.submit(_run, bundle, policy, quizzes) for policy in settings.values()]

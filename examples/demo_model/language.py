@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from clips import ASKED, IGNORE, Encoded, Store, epochs
+from heads import Readings, class_weights
 from labels import FACTS
 from optim import make_optimizers, set_rate
 from packing import ATTENTION, Batch, Wording, embed, pack
-from shape import DIMS
 from state_io import load_run, save_run
 from torch.nn import functional
 
@@ -23,9 +23,9 @@ from stc_export.world.dice import Dice
 from stc_export.world.questions import LETTERS, TEMPLATES, Question, choose_options
 
 #: Clips per step, and questions per clip.
-CLIPS = 8
+CLIPS = 4
 QUESTIONS = 10
-RATE = 2e-3
+RATE = 1.5e-3
 #: Percent of the steps that see every token, and shares of :func:`thin`'s ways in the others.
 _WHOLE, _COMPLETE, _SALIENT = 10, 70, 90
 #: Layer after which a token must know what is in it.
@@ -34,88 +34,6 @@ FACT_LAYER = 3
 STATE_LAYER = 4
 #: Layer after which a question's end must know the answer, and each option whether it is right.
 CHOICE_LAYER = 5
-
-
-class FactHead(torch.nn.Module):
-    """Linear reading of what is known of the object in a visual token; thrown away after training.
-
-    Where it is and how it moves is one step away at its own token, and many at the end of the frame.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.RMSNorm(DIMS.text.width)
-        self.out = torch.nn.Linear(DIMS.text.width, sum(FACTS.values()))
-
-    def loss(self, hidden: torch.Tensor, facts: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-        """Return the loss and the share of right readings of each fact.
-
-        Args:
-            hidden: float32 [N, D].
-            facts: int64 [N, facts], -1 where nothing can be said.
-        """
-        outputs = self.out(self.norm(hidden)).split(list(FACTS.values()), dim=-1)
-        pairs = list(zip(outputs, facts.unbind(-1), strict=True))
-        losses = [functional.cross_entropy(output, target, ignore_index=-1) for output, target in pairs]
-        right = [(o.argmax(-1) == target)[target >= 0].float().mean().item() for o, target in pairs]
-        return torch.stack(losses).sum(), right
-
-
-class StateHead(torch.nn.Module):
-    """Linear reading of everything that can be asked from a frame's last visual token; thrown away after training.
-
-    A question alone says little about what should have been noticed frames ago; this says it at every frame.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.RMSNorm(DIMS.text.width)
-        self.sizes = [len(TEMPLATES[place].values) for place, _ in ASKED]
-        self.out = torch.nn.Linear(DIMS.text.width, sum(self.sizes))
-        self.register_buffer("column", torch.repeat_interleave(torch.arange(len(ASKED)), torch.tensor(self.sizes)))
-
-    def loss(self, hidden: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss and, per column, how many were right and how many there were.
-
-        Args:
-            hidden: float32 [N, D].
-            answers: int64 [N, A].
-        """
-        outputs = self.out(self.norm(hidden)).split(self.sizes, dim=-1)
-        losses, counts = [], []
-        for column, output in enumerate(outputs):
-            target = answers[:, column]
-            losses.append(functional.cross_entropy(output, target, ignore_index=IGNORE, reduction="sum"))
-            counts.append(((output.argmax(-1) == target).sum(), (target != IGNORE).sum()))
-        right = torch.tensor([[int(a), int(b)] for a, b in counts])
-        return torch.stack(losses).sum() / max(int(right[:, 1].sum()), 1), right
-
-
-class ChoiceHead(torch.nn.Module):
-    """Linear reading of whether an option is right, from its last token; thrown away after training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.RMSNorm(DIMS.text.width)
-        self.out = torch.nn.Linear(DIMS.text.width, 1)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return a score per option: float32 [N, 4] from [N, 4, D]."""
-        return self.out(self.norm(hidden)).squeeze(-1)
-
-
-class LetterHead(torch.nn.Module):
-    """Linear reading of an option's letter from its last token; thrown away after training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = torch.nn.RMSNorm(DIMS.text.width)
-        self.out = torch.nn.Linear(DIMS.text.width, len(LETTERS))
-
-    def loss(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the loss for the options of N questions: float32 [N, 4, D]."""
-        letters = torch.arange(len(LETTERS)).expand(hidden.shape[:2])
-        return functional.cross_entropy(self.out(self.norm(hidden)).flatten(0, 1), letters.flatten())
 
 
 class Asker:
@@ -214,12 +132,37 @@ def run_llm(model: Any, batch: Batch, inputs: torch.Tensor) -> tuple[torch.Tenso
 
 @dataclass(frozen=True)
 class Heads:
-    """What only training needs."""
+    """What only training needs: linear readings of tokens in the middle of the LLM, thrown away afterwards.
 
-    state: StateHead
-    choice: ChoiceHead
-    letter: LetterHead
-    facts: FactHead
+    Attributes:
+        state: Of a frame's last visual token: everything that can be asked. A question alone says little about what
+            should have been noticed frames ago; this says it at every frame.
+        facts: Of a visual token: what is known of the object in it. Where it is and how it moves is one step away at
+            its own token, and many at the end of the frame.
+        choice: Of an option's last token: whether it is right.
+        letter: Of the same: its letter.
+    """
+
+    state: Readings
+    facts: Readings
+    choice: Readings
+    letter: Readings
+
+
+def new_heads(store: Store) -> Heads:
+    """Return heads without training whose rare classes count as much as the others.
+
+    Args:
+        store: Where it is counted how often each class comes up.
+    """
+    answers, facts = store.all_answers(), store.all_facts()[..., 1:].reshape(-1, len(FACTS))
+    sizes = [len(TEMPLATES[place].values) for place, _ in ASKED]
+    return Heads(
+        Readings(sizes, class_weights(answers, sizes)),
+        Readings(list(FACTS.values()), class_weights(facts, list(FACTS.values()))),
+        Readings([1]),
+        Readings([len(LETTERS)]),
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +174,7 @@ class Losses:
     word: float
     choice: float
     state: float
-    facts: list[float]
+    facts: torch.Tensor
     right: list[bool]
     state_right: torch.Tensor
 
@@ -248,15 +191,16 @@ def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: to
     word = functional.cross_entropy(model.lm_head(model.model.language_model.norm(late[step.batch.marks])), words)
     right = torch.tensor([question.right for question in step.questions])
     options = late[step.batch.options]
-    choice = functional.cross_entropy(heads.choice(options), right) + 0.3 * heads.letter.loss(options)
-    state, state_right = heads.state.loss(middle[step.batch.last], step.answers)
-    facts, facts_right = heads.facts.loss(states[FACT_LAYER][step.batch.visual], step.facts)
+    choice = functional.cross_entropy(heads.choice(options)[0].squeeze(-1), right)
+    letter = functional.cross_entropy(heads.letter(options)[0].flatten(0, 1), torch.arange(4).repeat(len(options)))
+    state, state_right = heads.state.losses(middle[step.batch.last], step.answers)
+    facts, facts_right = heads.facts.losses(states[FACT_LAYER][step.batch.visual], step.facts)
     return Losses(
-        answer + 0.1 * end + 0.5 * word + choice + 2.0 * state + facts,
+        answer + 0.1 * end + 0.5 * word + choice + 0.3 * letter + 2.0 * state.mean() + facts.sum(),
         answer.item(),
         word.item(),
         choice.item(),
-        state.item(),
+        state.mean().item(),
         facts_right,
         (logits.argmax(-1) == letters).tolist(),
         state_right,
@@ -267,15 +211,14 @@ def train_language(model: Any, store: Store, run: Path, steps: int, report: Call
     """Train the LLM and the newline token on stored clips, resuming from ``run`` if there is something."""
     from stc_export.demo.tokenizer import build_tokenizer
 
-    wording, heads = Wording(build_tokenizer()), Heads(StateHead(), ChoiceHead(), LetterHead(), FactHead())
-    newline = torch.nn.ParameterList([model.model.image_newline])
+    wording, heads = Wording(build_tokenizer()), new_heads(store)
     parts = {
         "llm": model.model.language_model,
-        "head": heads.state,
-        "newline": newline,
+        "newline": torch.nn.ParameterList([model.model.image_newline]),
+        "state": heads.state,
+        "facts": heads.facts,
         "choice": heads.choice,
         "letter": heads.letter,
-        "facts": heads.facts,
     }
     optimizers = make_optimizers(list(parts.values()), RATE)
     done = load_run(run, parts, optimizers)
@@ -303,7 +246,7 @@ class Tally:
     """Running means between two reports."""
 
     def __init__(self) -> None:
-        self._facts: list[list[float]] = []
+        self._facts = torch.zeros(len(FACTS), 2)
         self._losses: list[tuple[float, float, float, float]] = []
         self._asked: Counter[str] = Counter()
         self._right: Counter[str] = Counter()
@@ -312,7 +255,7 @@ class Tally:
     def add(self, step: Step, losses: Losses) -> None:
         """Take one step in."""
         self._losses.append((losses.answer, losses.word, losses.choice, losses.state))
-        self._facts.append(losses.facts)
+        self._facts += losses.facts
         for question, right in zip(step.questions, losses.right, strict=True):
             self._asked[question.template] += 1
             self._right[question.template] += right
@@ -323,11 +266,8 @@ class Tally:
         answer, word, choice, state = np.mean(self._losses, axis=0)
         total = sum(self._right.values()) / sum(self._asked.values())
         each = " ".join(f"{t.name} {self._right[t.name] / max(self._asked[t.name], 1):.2f}" for t in TEMPLATES)
-        by_template = Counter[int](), Counter[int]()
-        for (place, _), (right, asked) in zip(ASKED, self._state.tolist(), strict=True):
-            by_template[0][place] += int(right)
-            by_template[1][place] += int(asked)
-        states = " ".join(f"{by_template[0][p] / max(by_template[1][p], 1):.2f}" for p in range(len(TEMPLATES)))
+        state_of = torch.zeros(len(TEMPLATES), 2).index_add(0, torch.tensor([place for place, _ in ASKED]), self._state)
+        states = " ".join(f"{share:.2f}" for share in state_of[:, 0] / state_of[:, 1])
         losses = f"answer {answer:.3f} word {word:.3f} choice {choice:.3f} state {state:.3f}"
-        facts = " ".join(f"{share:.2f}" for share in np.mean(self._facts, axis=0))
+        facts = " ".join(f"{share:.2f}" for share in self._facts[:, 0] / self._facts[:, 1])
         return f"right {total:.3f} {losses} facts {facts} | {each} | {states}"

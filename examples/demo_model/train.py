@@ -26,7 +26,7 @@ from stc_export.world.splits import validation_set
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 app = typer.Typer(add_completion=False, help=__doc__)
-RunOption = Annotated[Path, typer.Option(help="Where checkpoints and encoded clips are kept (about 1.2 GB).")]
+RunOption = Annotated[Path, typer.Option(help="Where checkpoints and encoded clips are kept (about 1 GB).")]
 
 
 @app.command()

@@ -18,7 +18,10 @@ PROGRAM = "stc-export"
 #: What typer raises for wrong flags; its class is public only through this descendant.
 _PARSER_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
-_COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+#: Name, function and example of each command.
+Commands = tuple[tuple[str, Callable[..., None], str], ...]
+
+_COMMANDS: Commands = (
     ("build", build.build, build.EXAMPLE),
     ("run", run.run, run.EXAMPLE),
     ("bench", bench.bench, bench.EXAMPLE),
@@ -30,35 +33,50 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
 
 def make_app() -> typer.Typer:
     """Return the program with all its commands, in plain text without markup."""
+    return put_together(PROGRAM, _program, _COMMANDS)
+
+
+def put_together(name: str, program: Callable[..., None], commands: Commands) -> typer.Typer:
+    """Return a program in plain text without markup.
+
+    Args:
+        name: What is typed to run it.
+        program: What it does without a command; its docstring says what it is for.
+        commands: Name, function and example of each command.
+    """
     names = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
-        name=PROGRAM,
+        name=name,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=names,
-        epilog=_verbatim("Examples:", [example for _, _, example in _COMMANDS]),
+        epilog=_verbatim("Examples:", [example for _, _, example in commands]),
     )
-    app.callback(invoke_without_command=True)(_program)
-    for name, command, example in _COMMANDS:
+    app.callback(invoke_without_command=True)(program)
+    for title, command, example in commands:
         text = f"{getdoc(command)}\n\n{_verbatim('Example:', [example])}"
-        app.command(name, help=text, context_settings=names)(command)
+        app.command(title, help=text, context_settings=names)(command)
     return app
 
 
-def call(arguments: Sequence[str]) -> int:
+def call(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code.
+
+    Args:
+        app: A program, whose name messages show.
+        arguments: Command and flags.
 
     Raises:
         UsageError: Flags or arguments that typer refuses.
         KeyboardInterrupt: The command was interrupted.
         StcError: The command's own error.
     """
-    command = typer.main.get_command(make_app())
+    command = typer.main.get_command(app)
     try:
-        code: Any = command.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        code: Any = command.main(args=list(arguments), prog_name=app.info.name, standalone_mode=False)
     except _PARSER_ERROR as error:
-        raise _usage_error(error) from error
+        raise _usage_error(error, app.info.name) from error
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     if code == INTERRUPTED:  # typer turns the exception into this code
@@ -66,8 +84,8 @@ def call(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage_error(error: Any) -> UsageError:
-    path = error.ctx.command_path if error.ctx is not None else PROGRAM
+def _usage_error(error: Any, program: str | None) -> UsageError:
+    path = error.ctx.command_path if error.ctx is not None else program
     return UsageError(one_line(error.format_message()), f"See {path} --help.")
 
 
@@ -80,6 +98,11 @@ def _program(
     if version:
         write(f"{PROGRAM} {__version__}\n")
         raise typer.Exit
+    refuse_no_command(context)
+
+
+def refuse_no_command(context: typer.Context) -> None:
+    """Show what commands there are if none was given."""
     if context.invoked_subcommand is None:
         tell(context.get_help())
         raise typer.Exit(2)

@@ -14,30 +14,47 @@ from stc_export.cli.output import tell
 from stc_export.cli.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
     from typing import NoReturn
 
+    import typer
 
-def entry() -> NoReturn:
-    """Run the program with the arguments of the process, and exit."""
+
+def stc_export() -> typer.Typer:
+    """Return the program ``stc-export``."""
+    from stc_export.cli.app import make_app
+
+    return make_app()
+
+
+def world() -> typer.Typer:
+    """Return the program ``python -m stc_export.world``."""
+    from stc_export.cli.world import make_app
+
+    return make_app()
+
+
+def entry(program: Callable[[], typer.Typer] = stc_export) -> NoReturn:
+    """Run a program with the arguments of the process, and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name or an answer may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], program))
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: Callable[[], typer.Typer] = stc_export) -> int:
     """Run one command line and return its exit code. A bug of ours is raised, with its traceback.
 
     Args:
         arguments: Command and flags, without the name of the program.
+        program: Loads the program.
     """
     try:
         with _termination_as_interrupt():
             from stc_export.cli.app import call
 
-            return call(arguments)
+            return call(program(), arguments)
     except KeyboardInterrupt:
         tell("interrupted")
         return INTERRUPTED

@@ -7,7 +7,6 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from stc_export.pipeline.types import BenchResult
 from stc_export.spec import codec
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import UsageError
+from stc_export.spec.files import write_file
 from stc_export.spec.manifest import MANIFEST_NAME, Manifest
 from stc_export.spec.policy import Policy
 
@@ -171,12 +171,5 @@ def check_record_path(out: Path) -> None:
 
 
 def write_record(record: BenchRecord, out: Path) -> None:
-    """Write a record beside its place and rename it, so that an interrupted write leaves an older one as it was."""
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(codec.to_json(record))
-        Path(partial).chmod(0o644)
-        Path(partial).replace(out)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    """Write a record; an interrupted write leaves an older one as it was."""
+    write_file(codec.to_json(record).encode(), out)

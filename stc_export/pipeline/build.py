@@ -6,9 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +18,10 @@ from stc_export.exporter.weights import write_weights
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import DTYPES, Prepared, check_output, prepare
-from stc_export.pipeline.source import open_source
+from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.files import new_directory
 from stc_export.spec.manifest import (
     MANIFEST_NAME,
     SCHEMA,
@@ -52,8 +50,7 @@ def plan_build(request: BuildRequest) -> BuildPlan:
     Raises:
         StcError: The request cannot be carried out.
     """
-    with open_source(request.model) as source:
-        return prepare(request, source).plan
+    return prepare(request, find_source(request.model)).plan
 
 
 def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
@@ -66,15 +63,13 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
         ParityError: A graph's numbers are out of tolerance.
         ResourceError: The disk is full.
     """
-    with open_source(request.model) as source:
-        prepared = prepare(request, source)
-        out = prepared.plan.out
-        progress.note(f"bundle: {out} ({prepared.precision})")
-        with _beside(out) as partial, _disk_errors(out):
-            check_output(out, overwrite=request.overwrite)  # _beside may have brought it back
-            manifest, stages = _write(prepared, request, partial, progress)
-            check_output(out, overwrite=request.overwrite)  # it may have appeared meanwhile
-            _replace(partial, out)
+    prepared = prepare(request, find_source(request.model))
+    out = prepared.plan.out
+    progress.note(f"bundle: {out} ({prepared.precision})")
+    with _disk_errors(out), new_directory(out) as partial:
+        check_output(out, overwrite=request.overwrite)  # new_directory may have brought it back
+        manifest, stages = _write(prepared, request, partial, progress)
+        check_output(out, overwrite=request.overwrite)  # it may have appeared meanwhile
     return BuildResult(out, manifest, stages)
 
 
@@ -182,59 +177,6 @@ def _refuse_failures(parity: tuple[GraphParity, ...]) -> None:
 def _file_entry(root: Path, path: str) -> FileEntry:
     data = (root / path).read_bytes()
     return FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
-
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """Make a directory next to ``out`` that is gone afterwards unless it was renamed; clear up after killed builds."""
-    for stale in _left_by_dead(out, "partial"):
-        shutil.rmtree(stale, ignore_errors=True)
-    for stale in _left_by_dead(out, "old"):
-        if out.exists():
-            _remove(stale)
-        else:  # killed between the two renames of _replace
-            stale.rename(out)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _left_by_dead(out: Path, kind: str) -> list[Path]:
-    prefix = f".{out.name}.{kind}-"
-    beside = [path for path in out.parent.iterdir() if path.name.startswith(prefix)]
-    return [path for path in beside if not _alive(path.name.removeprefix(prefix).split("-")[0])]
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _replace(partial: Path, out: Path) -> None:
-    partial.chmod(0o755)
-    old = partial.with_name(f".{out.name}.old-{partial.name.removeprefix(f'.{out.name}.partial-')}")
-    try:
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    except BaseException:  # an interrupt, too, must not leave the place empty
-        if os.path.lexists(old) and not out.exists():
-            old.rename(out)
-        raise
-    _remove(old)
-
-
-def _remove(old: Path) -> None:
-    if old.is_symlink():
-        old.unlink()
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

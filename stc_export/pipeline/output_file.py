@@ -1,9 +1,8 @@
-"""Files that a command writes beside its result: checked before the work, written beside their place and renamed."""
+"""Files that a command writes beside its result are checked before the work."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from stc_export.spec.errors import UsageError
@@ -31,15 +30,3 @@ def check_output_file(flag: str, out: Path, suffix: str) -> None:
         raise UsageError(f'The directory "{out.parent}" of {flag} is missing.', "Create it first.")
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise UsageError(f'The directory "{out.parent}" of {flag} may not be written.', "Choose another place.")
-
-
-def write_file(data: bytes, out: Path) -> None:
-    """Write a file beside its place and rename it, so that an interrupted write leaves an older one as it was."""
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(out)
-    finally:
-        Path(partial).unlink(missing_ok=True)

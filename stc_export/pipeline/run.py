@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stc_engines.runnable import check_runnable
 from stc_engines.table import find_target
-from stc_export.pipeline.output_file import check_output_file, write_file
+from stc_export.pipeline.output_file import check_output_file
 from stc_export.pipeline.picture import token_picture
 from stc_export.pipeline.samples import SampleKeeper
 from stc_export.pipeline.types import (
@@ -29,6 +29,7 @@ from stc_export.pipeline.types import (
     TokenCounts,
 )
 from stc_export.spec.errors import MissingDependencyError
+from stc_export.spec.files import write_file
 from stc_export.spec.progress import Progress
 from stc_export.spec.report import FrameReport
 from stc_runtime.backends import open_backend

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +23,8 @@ class Source:
     name: str
 
 
-@contextlib.contextmanager
-def open_source(model: str) -> Iterator[Source]:
-    """Open a model; the demo's checkpoint comes with the package.
+def find_source(model: str) -> Source:
+    """Find a model's checkpoint; the demo's comes with the package.
 
     Args:
         model: ``demo``, an existing directory, or a hub id such as ``llava-hf/llava-onevision-qwen2-0.5b-ov-hf``.
@@ -37,18 +34,16 @@ def open_source(model: str) -> Iterator[Source]:
     """
     path = Path(model)
     if model == DEMO and not path.is_dir():
-        yield Source(DEMO_MODEL, DEMO)
-        return
+        return Source(DEMO_MODEL, DEMO)
     if path.is_dir():
-        yield Source(path, path.resolve().name)
-        return
+        return Source(path, path.resolve().name)
     if path.exists() or not _HUB_ID.fullmatch(model):
         kind = "a file" if path.exists() else "missing"
         raise CheckpointError(
             f'"{model}" is {kind}; expected a checkpoint directory, a hub id such as org/name, or demo.',
             "Give the folder that save_pretrained wrote.",
         )
-    yield Source(_from_hub(model), model)
+    return Source(_from_hub(model), model)
 
 
 def _from_hub(model: str) -> Path:

@@ -70,6 +70,4 @@ def _work(reports: Iterable[FrameReport], vit_tokens: int) -> Work:
         vit_recomputed=sum(r.recomputed for r in reports),
         visual_tokens=sum(r.visual_tokens for r in reports),
         kept_tokens=sum(r.kept_tokens for r in reports),
-        vit_ms=sum(r.vit_ms for r in reports),
-        prefill_ms=sum(r.prefill_ms for r in reports),
     )

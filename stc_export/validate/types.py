@@ -43,8 +43,6 @@ class Work:
         vit_recomputed: ViT tokens that were computed.
         visual_tokens: Visual tokens before pruning.
         kept_tokens: Visual tokens that reached the LLM.
-        vit_ms: Time in the ViT.
-        prefill_ms: Time in the LLM over visual tokens.
     """
 
     frames: int
@@ -54,8 +52,6 @@ class Work:
     vit_recomputed: int
     visual_tokens: int
     kept_tokens: int
-    vit_ms: float
-    prefill_ms: float
 
 
 @dataclass(frozen=True)

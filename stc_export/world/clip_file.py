@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from stc_export.spec import codec
 from stc_export.spec.errors import MissingDependencyError, UsageError
+from stc_export.spec.files import new_directory
 from stc_export.world.render import Renderer
 from stc_export.world.scene import SIDE, Clip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stc_export.world.questions import Question
     from stc_export.world.splits import Quiz
 
@@ -89,11 +85,10 @@ def write_quiz(quiz: Quiz, out: Path, *, overwrite: bool = False) -> WrittenQuiz
     """
     _check_place(out, overwrite=overwrite)
     written = _written(quiz)
-    with _beside(out) as partial:
+    with new_directory(out) as partial:
+        _check_place(out, overwrite=overwrite)  # new_directory may have brought it back
         _write_video(quiz.clip, partial / VIDEO_NAME)
         (partial / QUESTIONS_NAME).write_text(codec.to_json(written), encoding="utf-8")
-        partial.chmod(0o755)
-        _move(partial, out)
     return written
 
 
@@ -128,30 +123,6 @@ def _check_place(out: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise UsageError(f'"{out}" exists.', "Name another directory, or replace it with --overwrite.")
-
-
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """Make a directory next to ``out`` that is gone afterwards unless it was renamed."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.absolute().parent))
-    try:
-        yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _move(partial: Path, out: Path) -> None:
-    """Put the new directory in its place; the old one stays until the new one is there."""
-    old = partial.with_name(f"{partial.name}.old")
-    try:
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    except BaseException:  # an interruption, too, must not leave the place empty
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_video(clip: Clip, path: Path) -> None:

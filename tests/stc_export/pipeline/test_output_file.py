@@ -1,4 +1,4 @@
-"""Files beside a result: refused early, written at once or not at all."""
+"""Files beside a result are refused early."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stc_export.pipeline.output_file import check_output_file, write_file
+from stc_export.pipeline.output_file import check_output_file
 from stc_export.spec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,21 +50,3 @@ def test_path_that_can_be_written_passes(tmp_path: Path) -> None:
     (tmp_path / "old.PNG").write_bytes(b"old")
     check_output_file("--picture", tmp_path / "old.PNG", ".png")
     check_output_file("--picture", tmp_path / "new.png", ".png")
-
-
-def test_write_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    out = tmp_path / "a.png"
-    out.write_bytes(b"old and longer")
-    write_file(b"new", out)
-    assert out.read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    out = tmp_path / "a.png"
-    out.mkdir()
-    (out / "mine").write_text("mine")
-    with pytest.raises(OSError, match="directory"):
-        write_file(b"new", out)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert (out / "mine").read_text() == "mine"

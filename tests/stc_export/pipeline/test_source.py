@@ -9,38 +9,35 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from stc_export.pipeline.source import Source, open_source
+from stc_export.pipeline.source import Source, find_source
 from stc_export.spec.errors import CheckpointError
 
 
 def refusal(model: str) -> CheckpointError:
-    with pytest.raises(CheckpointError) as caught, open_source(model):
-        pass
+    with pytest.raises(CheckpointError) as caught:
+        find_source(model)
     return caught.value
 
 
 def test_demo_comes_with_the_package() -> None:
-    with open_source("demo") as source:
-        assert source.name == "demo"
-        assert (source.directory / "config.json").is_file()
-    assert (source.directory / "model.safetensors").is_file()  # and stays there
+    source = find_source("demo")
+    assert source.name == "demo"
+    assert (source.directory / "config.json").is_file()
+    assert (source.directory / "model.safetensors").is_file()
 
 
 def test_directory_is_taken_as_it_is_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "my-model"
     directory.mkdir()
-    with open_source(str(directory)) as source:
-        assert source == Source(directory, "my-model")
+    assert find_source(str(directory)) == Source(directory, "my-model")
     monkeypatch.chdir(directory)
-    with open_source(".") as source:
-        assert source.name == "my-model"
+    assert find_source(".").name == "my-model"
 
 
 def test_directory_called_demo_comes_before_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
-    with open_source("demo") as source:
-        assert list(source.directory.iterdir()) == []
+    assert list(find_source("demo").directory.iterdir()) == []
 
 
 @pytest.mark.parametrize("model", ["nowhere", "a/b/c", "/no/where", "../x", "org/", " ", "org/na me", "x" * 200])
@@ -74,8 +71,7 @@ def test_hub_id_is_fetched_without_code_and_pickles(tmp_path: Path, monkeypatch:
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with open_source("some-org/some.model-7b_v2") as source:
-        assert source == Source(tmp_path, "some-org/some.model-7b_v2")
+    assert find_source("some-org/some.model-7b_v2") == Source(tmp_path, "some-org/some.model-7b_v2")
     ((name, patterns),) = asked
     assert name == "some-org/some.model-7b_v2"
     assert "*.safetensors" in patterns

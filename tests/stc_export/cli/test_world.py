@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stc_export.world import __main__ as program
+from stc_export.cli import world as program
+from stc_export.cli.main import main, world
 from stc_export.world import frozen, splits
 from stc_export.world.splits import Quiz
 
@@ -20,7 +21,7 @@ from stc_export.world.splits import Quiz
     ],
 )
 def test_unknown_name_is_refused_in_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(["clip", "--out", str(tmp_path / "out"), "--", name]) == 2
+    assert main(["clip", "--out", str(tmp_path / "out"), "--", name], world) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert "expected SPLIT/NUMBER" in told.err
@@ -42,16 +43,24 @@ def test_unknown_name_is_refused_in_one_line(name: str, tmp_path: Path, capsys: 
 def test_bad_flag_is_refused(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program.main(["clip", "train/1", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert main(["clip", "train/1", "--out", str(tmp_path / "out"), *flags], world) == 2
     told = capsys.readouterr().err
     assert message in told
     assert "fix: " in told
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["clip"], ["clip", "train/1"], ["paint"], ["test-set", "extra"]])
+def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], world) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "Usage: python -m stc_export.world [OPTIONS] COMMAND" in told.err
+    assert program.CLIP_EXAMPLE in told.err
+
+
+@pytest.mark.parametrize("arguments", [["clip"], ["clip", "train/1"], ["paint"], ["test-set", "extra"]])
 def test_incomplete_command_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(arguments) == 2
+    assert main(arguments, world) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -60,7 +69,7 @@ def test_directory_that_exists_or_has_no_parent_is_refused(tmp_path: Path, capsy
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for place in ("full", "file", "file/below", "missing/below"):
-        assert program.main(["clip", "train/1", "--out", str(tmp_path / place), "--overwrite"]) == 2, place
+        assert main(["clip", "train/1", "--out", str(tmp_path / place), "--overwrite"], world) == 2, place
         assert str(tmp_path / place) in capsys.readouterr().err
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
@@ -71,19 +80,19 @@ def test_place_that_cannot_be_written_is_refused(
     def refuse(**_: object) -> str:
         raise PermissionError(13, "Permission denied", str(tmp_path / "out"))
 
-    monkeypatch.setattr("stc_export.world.clip_file.tempfile.mkdtemp", refuse)
-    assert program.main(["clip", "train/1", "--out", str(tmp_path / "out")]) == 2
+    monkeypatch.setattr("stc_export.spec.files.tempfile.mkdtemp", refuse)
+    assert main(["clip", "train/1", "--out", str(tmp_path / "out")], world) == 2
     assert "Permission denied" in capsys.readouterr().err
 
 
 def test_clip_writes_video_and_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["clip", "test/5", "--out", str(out), "--seconds", "6", "--questions", "3"]
-    assert program.main(arguments) == 0
+    assert main(arguments, world) == 0
     text = capsys.readouterr().out
     assert "test/5: 6 s" in text
     assert sorted(path.name for path in out.iterdir()) == ["clip.mkv", "questions.json"]
-    assert program.main([*arguments, "--overwrite", "--json"]) == 0
+    assert main([*arguments, "--overwrite", "--json"], world) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["out"] == str(out)
     assert told["quiz"] == json.loads((out / "questions.json").read_text(encoding="utf-8"))
@@ -94,7 +103,7 @@ def test_missing_av_names_the_extra(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    assert program.main(["clip", "train/1", "--out", str(tmp_path / "out")]) == 3
+    assert main(["clip", "train/1", "--out", str(tmp_path / "out")], world) == 3
     assert 'pip install "stc-export[video]"' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -105,7 +114,7 @@ def test_test_set_reports_counts_and_a_difference(
     committed = frozen.committed()
     monkeypatch.setattr(splits, "test_set", lambda: quizzes)
     monkeypatch.setattr(frozen, "freeze", lambda _: committed)
-    assert program.main(["test-set", "--json"]) == 0
+    assert main(["test-set", "--json"], world) == 0
     told = json.loads(capsys.readouterr().out)
     assert (
         told["questions"]
@@ -117,7 +126,7 @@ def test_test_set_reports_counts_and_a_difference(
 
     changed = frozen.FrozenSet("0" * 64, committed.clips[1:])
     monkeypatch.setattr(frozen, "freeze", lambda _: changed)
-    assert program.main(["test-set"]) == 1
+    assert main(["test-set"], world) == 1
     told_text = capsys.readouterr()
     assert "differs from the committed one in 1 clips" in told_text.err
     assert "0" * 64 in told_text.out
@@ -127,7 +136,7 @@ def test_test_set_reports_counts_and_a_difference(
     ("command", "example"), [("clip", program.CLIP_EXAMPLE), ("test-set", program.TEST_SET_EXAMPLE)]
 )
 def test_help_has_the_example(command: str, example: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main([command, "--help"]) == 0
+    assert main([command, "--help"], world) == 0
     assert example in capsys.readouterr().out
 
 
