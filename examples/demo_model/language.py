@@ -22,22 +22,30 @@ from torch.nn import functional
 from stc_export.world.dice import Dice
 from stc_export.world.questions import LETTERS, TEMPLATES, Question, choose_options
 
-#: Clips per step, and questions per clip.
-CLIPS = 4
+#: Clips per step: few at first, when every step teaches something, more when that would be too noisy.
+FEW, MORE, MORE_FROM = 4, 8, 2000
+#: Questions per clip.
 QUESTIONS = 10
-RATE = 1.5e-3
+RATE = 2e-3
 #: Percent of the steps that see every token, and shares of :func:`thin`'s ways in the others.
 _WHOLE, _COMPLETE, _SALIENT = 10, 70, 90
+#: Weight of a template that never goes wrong, beside the share that does, and how much of that a question changes.
+_BASE, _MEMORY = 0.1, 0.01
+#: Weight of what teaches to see and to remember at the end of the training; it starts with 1.
+_LEAST_SUPPORT = 0.1
+#: Layer after which a question's end must know what is asked.
+ASKED_LAYER = 2
 #: Layer after which a token must know what is in it.
 FACT_LAYER = 3
 #: Layer after which a frame's last token must know the answers to all questions: the ones above it read them.
 STATE_LAYER = 4
-#: Layer after which a question's end must know the answer, and each option whether it is right.
+#: Layer after which the end of a question and the place of the answer must know the answer (the former, if it can be
+#: seen now, one layer earlier), and each option whether it is right.
 CHOICE_LAYER = 5
 
 
 class Asker:
-    """Draws questions about clips so that the answers of each template come up equally often.
+    """Draws questions about clips: more of the templates that go wrong, and all answers of a template equally often.
 
     Args:
         seed: Of its choices.
@@ -46,13 +54,24 @@ class Asker:
     def __init__(self, seed: int) -> None:
         self._dice = Dice(f"asker/{seed}")
         self._count: Counter[tuple[int, int]] = Counter()
+        self._wrong = {template.name: 1.0 for template in TEMPLATES}
 
-    def ask(self, answers: npt.NDArray[np.int64], count: int) -> list[Question]:
-        """Return questions about one clip."""
+    def ask(self, answers: npt.NDArray[np.int64], count: int) -> list[tuple[Question, int]]:
+        """Return questions about one clip, each with the column of :data:`clips.ASKED` that it is about."""
         return [self._one(answers) for _ in range(count)]
 
-    def _one(self, answers: npt.NDArray[np.int64]) -> Question:
-        place = self._dice.between(0, len(TEMPLATES) - 1)
+    def learn(self, questions: list[Question], right: list[bool]) -> None:
+        """Take in which questions were answered right."""
+        for question, good in zip(questions, right, strict=True):
+            self._wrong[question.template] += _MEMORY * ((not good) - self._wrong[question.template])
+
+    def _template(self) -> int:
+        weights = [round(100 * (_BASE + self._wrong[template.name])) for template in TEMPLATES]
+        drawn = self._dice.between(1, sum(weights))
+        return next(place for place in range(len(weights)) if sum(weights[: place + 1]) >= drawn)
+
+    def _one(self, answers: npt.NDArray[np.int64]) -> tuple[Question, int]:
+        place = self._template()
         columns = [column for column, (template, _) in enumerate(ASKED) if template == place]
         table = answers[:, columns]
         values = [int(v) for v in np.unique(table) if v != IGNORE]
@@ -60,11 +79,12 @@ class Asker:
             return self._one(answers)
         value = min(values, key=lambda v: (self._count[place, v], v))
         self._count[place, value] += 1
-        frame, column = (int(n) for n in self._dice.pick(np.argwhere(table == value)))
+        frame, chosen = (int(n) for n in self._dice.pick(np.argwhere(table == value)))
+        column = columns[chosen]
         template = TEMPLATES[place]
         options, right = choose_options(template, template.values[value], self._dice)
-        text = template.text.format(template.subjects[ASKED[columns[column]][1]])
-        return Question(template.name, template.group, frame, float(frame), text, options, right)
+        text = template.text.format(template.subjects[ASKED[column][1]])
+        return Question(template.name, template.group, frame, float(frame), text, options, right), column
 
 
 def thin(clip: Encoded, dice: Dice, *, whole: bool) -> list[npt.NDArray[np.int64]]:
@@ -97,6 +117,7 @@ class Step:
 
     batch: Batch
     questions: list[Question]
+    asked: torch.Tensor
     visual: torch.Tensor
     answers: torch.Tensor
     facts: torch.Tensor
@@ -106,11 +127,13 @@ def prepare(clips: list[Encoded], wording: Wording, asker: Asker, dice: Dice) ->
     """Draw tokens and questions for a batch of clips."""
     whole = dice.chance(_WHOLE)
     kept = [thin(clip, dice, whole=whole) for clip in clips]
-    questions = [asker.ask(clip.answers, QUESTIONS) for clip in clips]
+    drawn = [asker.ask(clip.answers, QUESTIONS) for clip in clips]
+    questions = [[question for question, _ in asked] for asked in drawn]
     seen = [(clip, f, tokens) for clip, k in zip(clips, kept, strict=True) for f, tokens in enumerate(k)]
     return Step(
         pack(wording, [[len(tokens) for tokens in k] for k in kept], questions),
         [question for asked in questions for question in asked],
+        torch.tensor([column for asked in drawn for _, column in asked]),
         torch.from_numpy(np.concatenate([clip.tokens[f][tokens] for clip, f, tokens in seen])).float(),
         torch.from_numpy(np.concatenate([clip.answers for clip in clips])),
         torch.from_numpy(np.concatenate([clip.facts[f][tokens, 1:] for clip, f, tokens in seen])).long(),
@@ -139,6 +162,7 @@ class Heads:
             should have been noticed frames ago; this says it at every frame.
         facts: Of a visual token: what is known of the object in it. Where it is and how it moves is one step away at
             its own token, and many at the end of the frame.
+        asked: Of a question's end: what is asked. Nothing can be looked up before that is known.
         choice: Of an option's last token: whether it is right.
         letter: Of the same: its letter.
     """
@@ -147,6 +171,7 @@ class Heads:
     facts: Readings
     choice: Readings
     letter: Readings
+    asked: Readings
 
 
 def new_heads(store: Store) -> Heads:
@@ -162,6 +187,7 @@ def new_heads(store: Store) -> Heads:
         Readings(list(FACTS.values()), class_weights(facts, list(FACTS.values()))),
         Readings([1]),
         Readings([len(LETTERS)]),
+        Readings([len(ASKED)]),
     )
 
 
@@ -173,14 +199,19 @@ class Losses:
     answer: float
     word: float
     choice: float
+    asked: float
+    early: float
     state: float
     facts: torch.Tensor
     right: list[bool]
     state_right: torch.Tensor
 
 
-def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: torch.Tensor) -> Losses:
-    """Return the losses of a batch: letter, end after it, word of the answer, right option, state."""
+def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: torch.Tensor, support: float) -> Losses:
+    """Return the losses of a batch.
+
+    ``support`` weighs state and facts. They teach to see and to remember; once that is learned they only disturb.
+    """
     states = run_llm(model, step.batch, inputs)
     middle, late, final = states[STATE_LAYER], states[CHOICE_LAYER], states[-1]
     letters = torch.tensor([wording.letters[q.right] for q in step.questions])
@@ -188,23 +219,33 @@ def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: to
     answer = functional.cross_entropy(logits, letters)
     end = functional.cross_entropy(model.lm_head(final[step.batch.places + 1]), torch.full_like(letters, wording.end))
     words = torch.tensor([wording.words[q.options[q.right]] for q in step.questions])
-    word = functional.cross_entropy(model.lm_head(model.model.language_model.norm(late[step.batch.marks])), words)
+    marks = step.batch.marks
+    word, early = (_word_loss(model, layer[marks], words) for layer in (late, middle))
+    again = _word_loss(model, late[step.batch.places], words)
+    asked = functional.cross_entropy(heads.asked(states[ASKED_LAYER][marks])[0], step.asked)
     right = torch.tensor([question.right for question in step.questions])
     options = late[step.batch.options]
     choice = functional.cross_entropy(heads.choice(options)[0].squeeze(-1), right)
     letter = functional.cross_entropy(heads.letter(options)[0].flatten(0, 1), torch.arange(4).repeat(len(options)))
+    total = answer + 0.1 * end + word + again + 0.5 * early + 2.0 * asked + choice + 0.3 * letter
     state, state_right = heads.state.losses(middle[step.batch.last], step.answers)
     facts, facts_right = heads.facts.losses(states[FACT_LAYER][step.batch.visual], step.facts)
     return Losses(
-        answer + 0.1 * end + 0.5 * word + choice + 0.3 * letter + 2.0 * state.mean() + facts.sum(),
+        total + support * (2.0 * state.mean() + facts.sum()),
         answer.item(),
         word.item(),
         choice.item(),
+        asked.item(),
+        again.item(),
         state.mean().item(),
         facts_right,
         (logits.argmax(-1) == letters).tolist(),
         state_right,
     )
+
+
+def _word_loss(model: Any, hidden: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(model.lm_head(model.model.language_model.norm(hidden)), words)
 
 
 def train_language(model: Any, store: Store, run: Path, steps: int, report: Callable[[int, str], None]) -> None:
@@ -219,16 +260,21 @@ def train_language(model: Any, store: Store, run: Path, steps: int, report: Call
         "facts": heads.facts,
         "choice": heads.choice,
         "letter": heads.letter,
+        "asked": heads.asked,
     }
     optimizers = make_optimizers(list(parts.values()), RATE)
     done = load_run(run, parts, optimizers)
     dice, asker = Dice(f"language/{done}"), Asker(done)
-    batches = epochs(len(store), CLIPS, store.lengths, np.random.default_rng(done))
+    batches = epochs(len(store), _clips_at(done), store.lengths, np.random.default_rng(done))
     tally = Tally()
     for number in range(done, steps):
+        if number == MORE_FROM:
+            batches = epochs(len(store), MORE, store.lengths, np.random.default_rng(number))
         set_rate(optimizers, RATE, number, steps)
         step = prepare([store[n] for n in next(batches)], wording, asker, dice)
-        losses = losses_of(model, heads, step, wording, embed(model, step.batch, step.visual))
+        inputs, support = embed(model, step.batch, step.visual), max(_LEAST_SUPPORT, 1 - number / steps)
+        losses = losses_of(model, heads, step, wording, inputs, support)
+        asker.learn(step.questions, losses.right)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_([p for part in parts.values() for p in part.parameters()], 1.0)
         for optimizer in optimizers:
@@ -242,19 +288,23 @@ def train_language(model: Any, store: Store, run: Path, steps: int, report: Call
             save_run(run, parts, optimizers, number + 1)
 
 
+def _clips_at(step: int) -> int:
+    return FEW if step < MORE_FROM else MORE
+
+
 class Tally:
     """Running means between two reports."""
 
     def __init__(self) -> None:
         self._facts = torch.zeros(len(FACTS), 2)
-        self._losses: list[tuple[float, float, float, float]] = []
+        self._losses: list[tuple[float, ...]] = []
         self._asked: Counter[str] = Counter()
         self._right: Counter[str] = Counter()
         self._state = torch.zeros(len(ASKED), 2)
 
     def add(self, step: Step, losses: Losses) -> None:
         """Take one step in."""
-        self._losses.append((losses.answer, losses.word, losses.choice, losses.state))
+        self._losses.append((losses.answer, losses.word, losses.early, losses.asked, losses.choice, losses.state))
         self._facts += losses.facts
         for question, right in zip(step.questions, losses.right, strict=True):
             self._asked[question.template] += 1
@@ -263,11 +313,13 @@ class Tally:
 
     def line(self) -> str:
         """Return it as text."""
-        answer, word, choice, state = np.mean(self._losses, axis=0)
-        total = sum(self._right.values()) / sum(self._asked.values())
-        each = " ".join(f"{t.name} {self._right[t.name] / max(self._asked[t.name], 1):.2f}" for t in TEMPLATES)
+        answer, word, early, asked, choice, state = np.mean(self._losses, axis=0)
+        shares = {t.name: self._right[t.name] / max(self._asked[t.name], 1) for t in TEMPLATES}
+        total = sum(shares.values()) / len(shares)
+        each = " ".join(f"{name} {share:.2f}" for name, share in shares.items())
         state_of = torch.zeros(len(TEMPLATES), 2).index_add(0, torch.tensor([place for place, _ in ASKED]), self._state)
         states = " ".join(f"{share:.2f}" for share in state_of[:, 0] / state_of[:, 1])
-        losses = f"answer {answer:.3f} word {word:.3f} choice {choice:.3f} state {state:.3f}"
+        losses = f"answer {answer:.3f} word {word:.3f} early {early:.3f} asked {asked:.3f} choice {choice:.3f}"
+        losses += f" state {state:.3f}"
         facts = " ".join(f"{share:.2f}" for share in self._facts[:, 0] / self._facts[:, 1])
         return f"right {total:.3f} {losses} facts {facts} | {each} | {states}"
