@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from stc_engines import Host, check_runnable, find_target
+from stc_engines.trt.builder import Recipe
+from stc_engines.trt.isolate import build_isolated
+from stc_engines.trt.worker import Job
 from stc_export.cli.app import PROGRAM, make_app
 from stc_export.pipeline.source import find_source
 from stc_export.spec import errors
@@ -78,6 +81,11 @@ def _closed() -> None:
     raise errors.SessionStateError("The session is closed.", "Open a new one.")
 
 
+def _crashed() -> None:
+    job = Job("trt-rtx", Recipe("vit.gate.onnx", ()), "vit.gate.plan")
+    build_isolated(job, lambda *_: None, (sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"))
+
+
 #: For each class a call that raises it, so that the page shows messages that really occur.
 TYPICAL: Mapping[type[errors.StcError], Callable[[], object]] = {
     errors.UsageError: lambda: TopP(1.5, 1.0, 0),
@@ -90,6 +98,7 @@ TYPICAL: Mapping[type[errors.StcError], Callable[[], object]] = {
     errors.QuestionError: lambda: planner.question(planner.MemoryState(planner.Limits(4096, 256, 32768), 3), 400),
     errors.SessionStateError: _closed,
     errors.ParityError: lambda: greedy(np.array([np.nan], np.float32)),
+    errors.EngineError: _crashed,
     errors.MissingDependencyError: lambda: check_runnable(find_target("cpu"), Host(None, (), None)),
     errors.DeviceError: lambda: check_runnable(find_target("jetson-orin-nano-8gb"), Host(None, (), None)),
     errors.ResourceError: lambda: planner.start(planner.Limits(50, 256, 32768), 3, 58, 58),

@@ -83,4 +83,8 @@ def _check_trt(target: Target, _host: Host) -> None:
     )
 
 
-_CHECKS: Mapping[BackendKind, Callable[[Target, Host], None]] = {"ort": _check_ort, "trt": _check_trt}
+_CHECKS: Mapping[BackendKind, Callable[[Target, Host], None]] = {
+    "ort": _check_ort,
+    "trt": _check_trt,
+    "trt-rtx": _check_trt,
+}

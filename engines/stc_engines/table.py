@@ -13,7 +13,7 @@ from stc_engines.detect import Device, read_device
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError, nearest
 
-BackendKind = Literal["ort", "trt"]
+BackendKind = Literal["ort", "trt", "trt-rtx"]
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
 Origin = Literal["document", "arithmetic", "memory", "estimate"]
@@ -24,7 +24,7 @@ class Backend:
     """What executes the graphs on a target.
 
     Attributes:
-        kind: ``ort`` (ONNX Runtime) or ``trt`` (TensorRT).
+        kind: ``ort`` (ONNX Runtime), ``trt`` (TensorRT) or ``trt-rtx`` (TensorRT-RTX).
         providers: Execution providers of ONNX Runtime in order of preference; empty for others.
         extra: The extra of ``stc-export`` that installs it, if any.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import QuestionError
-from stc_runtime.footprint import kv_budget
+from stc_export.spec.memory import kv_budget
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
 

@@ -9,8 +9,9 @@ import typer
 from stc_export.cli.options import JsonFlag, PolicyOption, read_policy
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
-from stc_export.cli.text import bytes_text, facts, table
-from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult
+from stc_export.cli.targets import BOUND_NOTE
+from stc_export.cli.text import bytes_text, facts, ms_text, table
+from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import GraphParity, Precision
 from stc_export.spec.policy import Policy
@@ -83,9 +84,27 @@ def plan_text(plan: BuildPlan) -> str:
                     ("  activations", f"about {bytes_text(size.activations_bytes)}"),
                 ]
             ),
+            _fit_text(plan.fit),
             "Nothing was written (--dry-run).",
         )
     )
+
+
+def _fit_text(fit: Fit) -> str:
+    """Return whether it fits, and the least time of each stage."""
+    fits = {True: "fits", False: "does not fit", None: "depends on the machine"}[fit.fits]
+    room = "" if fit.room_bytes is None else f": it has room for {bytes_text(fit.room_bytes)}"
+    lines = [
+        facts([(f"on {fit.target}", f"{fits}{room}"), ("KV of 1,000 frames", bytes_text(fit.kv_per_1000_frames_bytes))])
+    ]
+    rows = [
+        (bound.stage, f"{2 * bound.macs / 1e9:.3g} Gop", bytes_text(bound.moved_bytes), ms_text(bound.ms), bound.limit)
+        for bound in fit.stages
+        if bound.ms is not None and bound.limit is not None
+    ]
+    if rows:
+        lines += [table(("stage", "operations", "bytes", "at least", "because of"), rows, right=(1, 2, 3)), BOUND_NOTE]
+    return "\n\n".join(lines)
 
 
 def result_text(result: BuildResult) -> str:

@@ -23,6 +23,11 @@ def bytes_text(count: int) -> str:
     return f"{value / 1000:.3g} TB"
 
 
+def ms_text(ms: float) -> str:
+    """Return a time of milliseconds with three digits, e.g. ``0.0123 ms`` or ``1.23 s``."""
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1000:.3g} s"
+
+
 def amount_text(done: int, total: int | None, unit: str) -> str:
     """Return how much of a stage is done, e.g. ``3 of 8 frames``, ``12 MB of 1.2 GB`` or ``3 frames``."""
     if unit == "B":

@@ -17,13 +17,14 @@ from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import write_weights
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
-from stc_export.pipeline.plan import DTYPES, Prepared, check_output, prepare
+from stc_export.pipeline.plan import Prepared, check_output, output_path, prepare
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.files import new_directory
 from stc_export.spec.manifest import (
     MANIFEST_NAME,
+    PRECISION_DTYPES,
     SCHEMA,
     FileEntry,
     GraphEntry,
@@ -50,7 +51,7 @@ def plan_build(request: BuildRequest) -> BuildPlan:
     Raises:
         StcError: The request cannot be carried out.
     """
-    return prepare(request, find_source(request.model)).plan
+    return _checked(request).plan
 
 
 def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
@@ -63,7 +64,7 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
         ParityError: A graph's numbers are out of tolerance.
         ResourceError: The disk is full.
     """
-    prepared = prepare(request, find_source(request.model))
+    prepared = _checked(request)
     out = prepared.plan.out
     progress.note(f"bundle: {out} ({prepared.precision})")
     with _disk_errors(out), new_directory(out) as partial:
@@ -71,6 +72,12 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
         manifest, stages = _write(prepared, request, partial, progress)
         check_output(out, overwrite=request.overwrite)  # it may have appeared meanwhile
     return BuildResult(out, manifest, stages)
+
+
+def _checked(request: BuildRequest) -> Prepared:
+    source = find_source(request.model)
+    check_output(output_path(request, source), overwrite=request.overwrite)
+    return prepare(request, source)
 
 
 def _write(
@@ -159,7 +166,7 @@ def _tables(prepared: Prepared) -> tuple[TableEntry, ...]:
     for table in prepared.split.tables:
         place = places[table.stored]
         path = f"{_GRAPHS}/{place.file}"
-        rows.append(TableEntry(table.name, path, DTYPES[prepared.precision], place.shape, place.offset))
+        rows.append(TableEntry(table.name, path, PRECISION_DTYPES[prepared.precision], place.shape, place.offset))
     return tuple(rows)
 
 

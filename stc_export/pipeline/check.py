@@ -14,9 +14,9 @@ from stc_export.exporter.parity import Arrays, compare
 from stc_export.exporter.trace import trace
 from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
 from stc_export.pipeline.estimate import stored_files
-from stc_export.pipeline.plan import DTYPES, Prepared
+from stc_export.pipeline.plan import Prepared
 from stc_export.spec.dims import ModelDims
-from stc_export.spec.manifest import GraphEntry, GraphParity
+from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, GraphParity
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
@@ -46,7 +46,7 @@ def check_parity(
             checkpoint=prepared.checkpoint,
             sample=sample,
             preprocessing=prepared.preprocessing,
-            dtype=DTYPES[prepared.precision],
+            dtype=PRECISION_DTYPES[prepared.precision],
             run=runner.run,
             weight=lambda file, name: read_weight(root / "graphs", stored, file, name),
             weight_names=stored,
@@ -97,7 +97,7 @@ def _runnable_graphs(
         return
     entries: dict[str, GraphEntry] = {}
     try:
-        for graph in model.split(DTYPES[prepared.precision], prepared.preprocessing).graphs:
+        for graph in model.split(PRECISION_DTYPES[prepared.precision], prepared.preprocessing).graphs:
             path = graph.file.replace("graphs/", "graphs/parity-sample.")
             entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
             trace(graph, stored, root / path)

@@ -9,8 +9,9 @@ from stc_export.families.base import StoredFiles
 from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.manifest import DTYPE_BYTES, DType
+from stc_export.spec.memory import kv_budget
 from stc_export.spec.policy import Policy
-from stc_runtime.footprint import feature_cache_bytes, kv_budget, kv_bytes
+from stc_runtime.footprint import feature_cache_bytes, kv_bytes
 
 
 def stored_files(split: SplitModel) -> StoredFiles:
@@ -34,9 +35,19 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -
     session = {("cacher_gate", "default"), ("vit", policy.cacher.selection), ("pruner", policy.pruner.method)}
     session.add(("llm", "default"))
     weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
+    disk = sum(file_bytes(recipes) for recipes in split.weights.values())
+    return session_size(disk, weights, dims, policy, dtype)
+
+
+def session_size(disk: int, weights: int, dims: ModelDims, policy: Policy, dtype: DType) -> SizeEstimate:
+    """Estimate what a session needs whose graphs refer to ``weights`` of the ``disk`` bytes of a bundle.
+
+    Raises:
+        PolicyError: The policy's memory does not fit the model.
+    """
     capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
     return SizeEstimate(
-        disk_bytes=sum(file_bytes(recipes) for recipes in split.weights.values()),
+        disk_bytes=disk,
         weights_bytes=weights,
         feature_cache_bytes=feature_cache_bytes(dims, policy.cacher.selection, policy.cacher.update, dtype),
         kv_bytes=kv_bytes(dims, capacity, dtype),

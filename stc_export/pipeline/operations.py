@@ -52,10 +52,23 @@ def llm_macs(text: TextDims, new: int, past: int) -> int:
     Per layer and new token, with q = heads * head_dim and kv = kv_heads * head_dim: q/k/v D (q + 2 kv), output q D,
     MLP 3 D mlp, attention 2 q (P + S). Once per call: logits of the last token, D * vocab.
     """
+    attention = 2 * text.heads * text.head_dim * (past + new)
+    return text.layers * new * (_llm_layer_weights(text) + attention) + text.width * text.vocab
+
+
+def vit_weights(vision: VisionDims) -> int:
+    """Elements of the matrices of ``vit``: per layer q, k, v, output 4 C^2 and MLP 2 C mlp."""
+    return vision.layers * (4 * vision.width**2 + 2 * vision.width * vision.mlp_width)
+
+
+def llm_weights(text: TextDims) -> int:
+    """Elements of the matrices of ``llm``: those that a token is multiplied with, and the logits' D * vocab."""
+    return text.layers * _llm_layer_weights(text) + text.width * text.vocab
+
+
+def _llm_layer_weights(text: TextDims) -> int:
     q_width, kv_width = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    linear = text.width * (2 * q_width + 2 * kv_width + 3 * text.mlp_width)
-    attention = 2 * q_width * (past + new)
-    return text.layers * new * (linear + attention) + text.width * text.vocab
+    return text.width * (2 * q_width + 2 * kv_width + 3 * text.mlp_width)
 
 
 def frame_macs(dims: ModelDims, selection: Selection, recomputed: int, kept: int, past: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +15,11 @@ from stc_export.exporter.weights import check_recipes
 from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
 from stc_export.pipeline.estimate import estimate, planned_graphs
+from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import DType, Precision, PromptSpec
-
-#: Precisions that can be exported, and the type of activations and large weights.
-DTYPES: Mapping[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
+from stc_export.spec.manifest import PRECISION_DTYPES, Precision, PromptSpec
 
 
 @dataclass(frozen=True)
@@ -42,36 +39,36 @@ class Prepared:
 
 
 def prepare(request: BuildRequest, source: Source) -> Prepared:
-    """Check a request against target, config, tensor headers, tokenizer and output path.
+    """Check a request against target, config, tensor headers and tokenizer.
 
     Raises:
         StcError: Whatever is wrong, before any work is done.
     """
     target = find_target(request.target or "cpu")
     precision = _precision(request.precision, target)
-    out = request.out or Path(f"{source.name.rsplit('/', 1)[-1]}.stc")
-    check_output(out, overwrite=request.overwrite)
     family = find_family(read_config(source.directory), source.name)
     checkpoint = read_checkpoint(source.directory, family.canonical)
     model = family.read(checkpoint.config, source.name)
     preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
-    split = model.split(DTYPES[precision], preprocessing)
+    split = model.split(PRECISION_DTYPES[precision], preprocessing)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
     _check_policy_method(request, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
+    size = estimate(split, model.dims, request.policy, PRECISION_DTYPES[precision])
     plan = BuildPlan(
         model=source.name,
         family=family.name,
         target=target.name,
         precision=precision,
         flavour="base",
-        out=out,
+        out=output_path(request, source),
         parameters=parameters,
         graphs=planned_graphs(split),
-        size=estimate(split, model.dims, request.policy, DTYPES[precision]),
+        size=size,
+        fit=fit_target(target, model.dims, request.policy, precision, size.session_bytes),
     )
     return Prepared(plan, target, precision, family, checkpoint, model, preprocessing, prompt, split, parameters)
 
@@ -80,10 +77,10 @@ def _precision(asked: str | None, target: Target) -> Precision:
     name = asked or target.default_precision
     if name not in target.precisions:
         raise UnsupportedError(f'Target {target.name} has no precision "{name}".', nearest(name, target.precisions))
-    for precision in DTYPES:
+    for precision in PRECISION_DTYPES:
         if precision == name:
             return precision
-    raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, DTYPES))
+    raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, PRECISION_DTYPES))
 
 
 def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:
@@ -93,6 +90,11 @@ def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:
             f'The policy asks for the pruning method "{request.policy.pruner.method}".',
             nearest(request.policy.pruner.method, methods),
         )
+
+
+def output_path(request: BuildRequest, source: Source) -> Path:
+    """Return where the bundle goes: by default in this directory, under the model's name."""
+    return request.out or Path(f"{source.name.rsplit('/', 1)[-1]}.stc")
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:

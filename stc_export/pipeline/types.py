@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.policy import Policy
@@ -63,6 +64,48 @@ class SizeEstimate:
 
 
 @dataclass(frozen=True)
+class StageBound:
+    """The least time of a stage on a device.
+
+    Attributes:
+        stage: Name of the stage.
+        macs: Multiply-accumulates.
+        moved_bytes: The least that must move between memory and chip.
+        ms: The least time in milliseconds; ``None`` if nothing is known of the device.
+        limit: What takes that long: ``operations`` or ``memory``.
+    """
+
+    stage: str
+    macs: int
+    moved_bytes: int
+    ms: float | None
+    limit: Literal["operations", "memory"] | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether one session has room on a target, and how fast it can be at best.
+
+    Attributes:
+        target: Name of the target.
+        precision: Precision of weights, state and operations.
+        room_bytes: Memory that the system leaves; ``None`` if it depends on the machine.
+        session_bytes: Memory of one session, an estimate.
+        fits: Whether there is room; ``None`` if that is not known.
+        kv_per_1000_frames_bytes: Memory of the keys and values of a thousand frames, if all were remembered.
+        stages: Bounds, not predictions.
+    """
+
+    target: str
+    precision: str
+    room_bytes: int | None
+    session_bytes: int
+    fits: bool | None
+    kv_per_1000_frames_bytes: int
+    stages: tuple[StageBound, ...]
+
+
+@dataclass(frozen=True)
 class PlannedGraph:
     """A graph that ``build`` would write."""
 
@@ -84,6 +127,7 @@ class BuildPlan:
     parameters: int
     graphs: tuple[PlannedGraph, ...]
     size: SizeEstimate
+    fit: Fit
 
 
 @dataclass(frozen=True)

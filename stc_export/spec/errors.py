@@ -11,6 +11,7 @@
       QuestionError         (ValueError)    2   an empty or too long question
       SessionStateError     (RuntimeError)  2   calls in the wrong order
       ParityError           (RuntimeError)  1   numbers outside their tolerance
+      EngineError           (RuntimeError)  1   a graph that a compiler refuses
       MissingDependencyError(ImportError)   3   a package that an extra installs
       DeviceError           (RuntimeError)  3   a device or driver that is not here
       ResourceError         (MemoryError)   4   memory or disk that does not suffice
@@ -85,6 +86,12 @@ class SessionStateError(StcError, RuntimeError):
 
 class ParityError(StcError, RuntimeError):
     """A graph whose numbers differ from the module it came from."""
+
+    exit_code = 1
+
+
+class EngineError(StcError, RuntimeError):
+    """A graph from which a compiler makes no engine."""
 
     exit_code = 1
 

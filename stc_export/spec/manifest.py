@@ -33,6 +33,9 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 #: Selections and the name of the ``vit`` input [R] that carries them: token indices, or only a length.
 SELECTION_INPUTS: dict[str, str] = {"gate": "indices", "per_layer": "carrier", "shared": "carrier"}
 
+#: Type of activations and large weights in a precision.
+PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
+
 #: Bytes of one element.
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int64": 8, "uint8": 1}
 

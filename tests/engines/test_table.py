@@ -69,7 +69,7 @@ def test_find_target_orin_nano_has_the_data_sheet_figures() -> None:
     # 2 (multiply and add) x 2048 int8 x 8 SM x 625 MHz of the data sheet, and half of it
     assert nano.dense_throughput[1].tera_ops_per_s == pytest.approx(2 * 2048 * 8 * 625e6 / 1e12, rel=0.03)
     assert nano.dense_throughput[0].tera_ops_per_s * 2 == nano.dense_throughput[1].tera_ops_per_s
-    # 128 bit x 4266 MT/s
+    # 128 bit x 4,266 MT/s
     assert nano.bandwidth_bytes_per_s == pytest.approx(16 * 4266e6, rel=0.01)
 
 
@@ -77,7 +77,8 @@ def test_find_target_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnsupportedError) as caught:
         find_target("jetson-orin-nano-8g")
     assert caught.value.problem == 'There is no target "jetson-orin-nano-8g".'
-    assert caught.value.fix.startswith(f'Did you mean "{NANO}"? Known: cpu, cuda, ')
+    known = ", ".join([*(target.name for target in load_targets()), "jetson"])
+    assert caught.value.fix == f'Did you mean "{NANO}"? Known: {known}.'
 
 
 def test_find_target_jetson_elsewhere_is_the_most_conservative_board() -> None:
@@ -89,7 +90,31 @@ def test_find_target_jetson_on_the_board_is_the_board() -> None:
     assert find_target("jetson", board).name == NANO
 
 
-@pytest.mark.parametrize(("model", "gib"), [("NVIDIA Jetson AGX Orin Developer Kit", 61.4), ("Jetson Orin Nano", 3.3)])
+@pytest.mark.parametrize(
+    ("model", "gib", "name"),
+    [
+        ("NVIDIA Jetson Orin Nano Developer Kit", 3.3, "jetson-orin-nano-4gb"),
+        ("NVIDIA Jetson Orin Nano Developer Kit", 7.4, NANO),
+        ("NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 7.3, "jetson-orin-nx-8gb"),
+        ("NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 15.3, "jetson-orin-nx-16gb"),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 29.8, "jetson-agx-orin-32gb"),
+        ("Jetson AGX Orin", 61.4, "jetson-agx-orin-64gb"),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 122.8, "jetson-thor-t5000"),
+        ("NVIDIA Jetson AGX Thor Developer Kit", 61.4, "jetson-thor-t4000"),
+    ],
+)
+def test_find_target_jetson_on_a_board_is_the_one_with_its_memory(model: str, gib: float, name: str) -> None:
+    assert find_target("jetson", orin(model, gib)).name == name
+
+
+def test_targets_are_those_that_the_project_promises() -> None:
+    boards = ["orin-nano-4gb", "orin-nano-8gb", "orin-nx-8gb", "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb"]
+    promised = {f"jetson-{board}" for board in [*boards, "thor-t4000", "thor-t5000"]}
+    promised |= {"a100", "l4", "l40s", "h100", "h200", "b200", "cpu", "cuda", "rtx"}
+    assert {target.name for target in load_targets()} == promised
+
+
+@pytest.mark.parametrize(("model", "gib"), [("NVIDIA Jetson AGX Xavier", 31.2), ("Jetson Orin Nano", 1.9)])
 def test_find_target_jetson_on_a_board_without_file_names_the_board(model: str, gib: float) -> None:
     with pytest.raises(UnsupportedError) as caught:
         find_target("jetson", orin(model, gib))

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from stc_export.spec.errors import PolicyError, ResourceError
+from stc_export.spec.memory import kv_budget
 from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession
-from stc_runtime.footprint import feature_cache_bytes, kv_budget, kv_bytes
+from stc_runtime.footprint import feature_cache_bytes, kv_bytes
 from stc_runtime.testing import FakeBackend
 from tests.runtime.scenes import scene
 

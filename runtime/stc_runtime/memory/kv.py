@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.memory import bucket_for
 from stc_runtime.memory.rotary import shift_keys
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.floating[Any]]
 
-#: Smallest bucket, and the multiple that all others but the capacity are rounded up to.
-BUCKET_STEP = 64
 #: Added to the score of a hidden slot: the lowest float16, so that it is exact in every precision.
 HIDDEN = -65504.0
 
@@ -45,14 +44,6 @@ class KVShape:
     head_dim: int
     capacity: int
     sink_capacity: int
-
-
-def bucket_for(slots: int, capacity: int) -> int:
-    """Return the smallest bucket with at least ``slots`` slots: 64, then each 1.25 times the one before, rounded up."""
-    bucket = BUCKET_STEP
-    while bucket < slots:
-        bucket = -(-bucket * 5 // (4 * BUCKET_STEP)) * BUCKET_STEP
-    return min(bucket, capacity)
 
 
 class KVMemory:

@@ -54,7 +54,8 @@ class PatchGate(nn.Module):
             frame.
         """
         side = self.grid * self.patch
-        pixels = frame[:side, :side].float() * self.scale + self.offset
+        # Cast first: TensorRT takes uint8 as an input of the network and does nothing else with it.
+        pixels = frame.float()[:side, :side] * self.scale + self.offset
         patches = pixels.reshape(self.grid, self.patch, self.grid, self.patch, 3).permute(0, 2, 1, 3, 4)
         flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3)
         embeddings = self.projection(flat.to(reference.dtype))

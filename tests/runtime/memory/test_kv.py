@@ -9,8 +9,9 @@ from hypothesis import assume, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.memory import bucket_for
 from stc_runtime.memory import planner
-from stc_runtime.memory.kv import KVMemory, KVShape, bucket_for
+from stc_runtime.memory.kv import KVMemory, KVShape
 from stc_runtime.memory.rotary import shift_keys
 from tests.reference.naive_kv import NaiveKV, Record, rotate
 

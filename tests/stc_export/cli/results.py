@@ -25,6 +25,15 @@ PLAN = t.BuildPlan(
     parameters=1234567,
     graphs=(t.PlannedGraph("vit", "gate", 5_000_000),),
     size=t.SizeEstimate(9_000_000, 8_000_000, 400_000, 300_000, 200_000),
+    fit=t.Fit(
+        "l4",
+        "fp16",
+        20_000_000_000,
+        8_900_000,
+        fits=True,
+        kv_per_1000_frames_bytes=7_000_000,
+        stages=(t.StageBound("decode", 500_000_000, 3_000_000_000, 10.0, "memory"),),
+    ),
 )
 BUILT = t.BuildResult(Path("my demo.stc"), small_manifest(), (t.StageTime("weights", 1.25),))
 NONE = t.Latency(0.0, 0.0, 0)

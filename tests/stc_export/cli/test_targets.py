@@ -7,6 +7,8 @@ from stc_engines import load_targets
 from stc_export.cli.main import main
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
 
@@ -30,3 +32,29 @@ def test_targets_json_has_every_field_of_the_data(capfd: pytest.CaptureFixture[s
     assert [row["target"]["name"] for row in rows] == [target.name for target in load_targets()]
     nano = next(row for row in rows if row["target"]["stands_for"] == "jetson")
     assert (nano["runs_here"], nano["target"]["memory_bytes"]) == (False, 8 * 2**30)
+
+
+def test_fit_has_a_line_per_target_and_says_that_times_are_bounds(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["targets", "--fit", str(tiny_bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(load_targets()) + 1]] == [t.name for t in load_targets()]
+    rows = {line.split()[0]: line for line in lines if line}
+    assert " yes " in rows["h200"]
+    assert rows["h200"].count(" ms") == 4
+    assert " ms" not in rows["cuda"]
+    assert "bounds, not predictions" in lines[-1]
+
+
+def test_fit_json_has_every_stage(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--fit", str(tiny_bundle), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["what"] == str(tiny_bundle)
+    stages = ["gate", "vit full", "vit selective", "pruner", "prefill", "decode"]
+    assert all([stage["stage"] for stage in fit["stages"]] == stages for fit in found["fits"])
+
+
+def test_fit_of_nothing_is_a_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--fit", "nowhere"]) == 2
+    assert '"nowhere" is missing; expected a checkpoint directory' in capsys.readouterr().err

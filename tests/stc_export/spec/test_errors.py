@@ -21,6 +21,7 @@ TREE = (
     (errors.QuestionError, 2, ValueError),
     (errors.SessionStateError, 2, RuntimeError),
     (errors.ParityError, 1, RuntimeError),
+    (errors.EngineError, 1, RuntimeError),
     (errors.MissingDependencyError, 3, ImportError),
     (errors.DeviceError, 3, RuntimeError),
     (errors.ResourceError, 4, MemoryError),

@@ -1,0 +1,1 @@
+"""Graphs become TensorRT engines: TensorRT 10.3 and newer, and TensorRT-RTX, through the API that they share."""

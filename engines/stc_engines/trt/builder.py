@@ -1,0 +1,166 @@
+"""From a graph to a plan with TensorRT or TensorRT-RTX, in this process.
+
+Only what exists from TensorRT 10.3 to 11.x is used. Types are those of the graph (strong typing): a creation flag asks
+for it where there still is one, and no flag asks for a precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stc_engines.profiles import Profile
+from stc_export.spec.errors import EngineError, ResourceError
+
+Notify = Callable[[str, int, int], None]
+
+#: How TensorRT says that memory ran out.
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "memory allocation", "bad_alloc")
+#: Messages of the compiler that an error repeats.
+_REPEATED = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a graph is built.
+
+    Attributes:
+        graph: ONNX file, with its weight files where it says.
+        profiles: Shapes; empty if all are static.
+        optimization_level: 0 to 5: the higher, the longer the build and the faster the engine.
+        workspace_bytes: Most scratch memory of a kernel; ``None``: no limit.
+        tactic_dram_bytes: Most memory of the build itself, which is also the system's where the two are one;
+            ``None``: TensorRT's default.
+        timing_cache: File with timings of earlier builds, read if it is there and fits; ``None``: none.
+    """
+
+    graph: str
+    profiles: tuple[Profile, ...]
+    optimization_level: int = 3
+    workspace_bytes: int | None = None
+    tactic_dram_bytes: int | None = None
+    timing_cache: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A plan, and what the builder has learned about kernels on the way (empty without a timing cache)."""
+
+    plan: bytes
+    timings: bytes
+
+
+def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> Built:
+    """Build a plan.
+
+    Args:
+        trt: The module ``tensorrt`` or ``tensorrt_rtx``.
+        recipe: What to build.
+        notify: Told (phase, steps done, steps) again and again.
+
+    Raises:
+        EngineError: The compiler refuses the graph; the message repeats its reasons.
+        ResourceError: Memory did not suffice.
+    """
+    log = _make_log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_network_flags(trt))
+    _parse(trt, network, log, recipe)
+    config = builder.create_builder_config()
+    for profile in recipe.profiles:
+        config.add_optimization_profile(_profile(builder, profile))
+    config.builder_optimization_level = recipe.optimization_level
+    _limit(trt, config, recipe)
+    cache = _timing_cache(config, recipe)
+    config.progress_monitor = _make_monitor(trt, notify)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _failure(recipe, log.errors)
+    return Built(bytes(plan), bytes(cache.serialize()) if cache is not None else b"")
+
+
+def _network_flags(trt: Any) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _parse(trt: Any, network: Any, log: Any, recipe: Recipe) -> None:
+    parser = trt.OnnxParser(network, log)
+    if parser.parse_from_file(recipe.graph):
+        return
+    found = [parser.get_error(number) for number in range(parser.num_errors)]
+    raise _failure(recipe, [f"{error.node_name()} ({error.node_operator()}): {error.desc()}" for error in found])
+
+
+def _profile(builder: Any, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for shapes in profile.inputs:
+        made.set_shape(shapes.name, shapes.least, shapes.usual, shapes.most)
+    return made
+
+
+def _limit(trt: Any, config: Any, recipe: Recipe) -> None:
+    pools = trt.MemoryPoolType
+    for pool, size in ((pools.WORKSPACE, recipe.workspace_bytes), (pools.TACTIC_DRAM, recipe.tactic_dram_bytes)):
+        if size is not None:
+            config.set_memory_pool_limit(pool, size)
+
+
+def _timing_cache(config: Any, recipe: Recipe) -> Any:
+    """Use the timings of earlier builds; those of another version or device are ignored by TensorRT itself."""
+    if recipe.timing_cache is None:
+        return None
+    path = Path(recipe.timing_cache)
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if cache is None:  # not a timing cache
+        cache = config.create_timing_cache(b"")
+    return cache if config.set_timing_cache(cache, ignore_mismatch=False) else None
+
+
+def _failure(recipe: Recipe, reasons: list[str]) -> EngineError | ResourceError:
+    text = "; ".join(" ".join(reason.split()) for reason in reasons[-_REPEATED:]) or "it gave no reason"
+    name = Path(recipe.graph).name
+    if any(mark in text.lower() for mark in _OUT_OF_MEMORY):
+        return ResourceError(
+            f'Memory did not suffice to build "{name}" ({text}).',
+            "Close other programs, add swap, or build with a lower --optimization-level.",
+        )
+    return EngineError(
+        f'The compiler refuses "{name}": {text}.', "Please report it with this message and the version of TensorRT."
+    )
+
+
+def _make_log(trt: Any) -> Any:
+    """Return a logger that keeps errors; the class can only be made once the module is there."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Log()
+
+
+def _make_monitor(trt: Any, notify: Notify) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            notify(phase, step + 1, self._steps[phase])
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+    return Monitor()

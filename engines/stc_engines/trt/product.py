@@ -1,0 +1,55 @@
+"""The two products that build engines: TensorRT, and TensorRT-RTX for desktop GPUs."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from stc_export.spec.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ProductName = Literal["trt", "trt-rtx"]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product.
+
+    Attributes:
+        title: Its name for people.
+        module: Its Python module.
+        install: How to get it.
+    """
+
+    title: str
+    module: str
+    install: str
+
+
+PRODUCTS: Mapping[ProductName, Product] = {
+    "trt": Product(
+        "TensorRT",
+        "tensorrt",
+        "On a Jetson it comes with JetPack: create the environment with python3 -m venv --system-site-packages.",
+    ),
+    "trt-rtx": Product("TensorRT-RTX", "tensorrt_rtx", 'Run pip install "stc-export[rtx]".'),
+}
+
+
+def load_product(name: ProductName) -> Any:
+    """Import the module of a product.
+
+    Raises:
+        MissingDependencyError: It is not installed, or its libraries cannot be loaded.
+    """
+    product = PRODUCTS[name]
+    try:
+        return importlib.import_module(product.module)
+    except (ImportError, OSError) as error:  # OSError: a library beside it is missing
+        reason = str(error).splitlines()[0]
+        raise MissingDependencyError(
+            f"{product.title} cannot be imported ({reason.rstrip('.')}).", product.install
+        ) from error

@@ -1,0 +1,56 @@
+"""``targets --fit``: a model or a bundle on every target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stc_engines.table import Target, load_targets
+from stc_export.pipeline.estimate import session_size
+from stc_export.pipeline.fit import fit_target
+from stc_export.pipeline.plan import prepare
+from stc_export.pipeline.source import find_source
+from stc_export.pipeline.types import BuildRequest, Fit
+from stc_export.spec.manifest import MANIFEST_NAME, PRECISION_DTYPES, Manifest
+from stc_runtime.bundle import read_manifest
+
+
+def fit_targets(what: str) -> tuple[Fit, ...]:
+    """Return the fit of a bundle, in its own precision, or of a model, in each target's default one.
+
+    Args:
+        what: Path of a bundle; or a checkpoint directory, a hub id, or ``demo``. No weight is read.
+
+    Raises:
+        StcError: It is neither, or cannot be built.
+    """
+    return _fit_bundle(Path(what)) if (Path(what) / MANIFEST_NAME).is_file() else _fit_model(what)
+
+
+def _fit_bundle(path: Path) -> tuple[Fit, ...]:
+    manifest = read_manifest(path)
+    dims, policy, precision = manifest.dims, manifest.policy, manifest.precision
+    disk = sum(entry.size_bytes for entry in manifest.files)
+    size = session_size(disk, _session_weights(manifest), dims, policy, PRECISION_DTYPES[precision])
+    return tuple(fit_target(target, dims, policy, precision, size.session_bytes) for target in load_targets())
+
+
+def _session_weights(manifest: Manifest) -> int:
+    """Bytes of the weight files that a session with the bundle's policy opens."""
+    policy = manifest.policy
+    graphs = (
+        manifest.graph("cacher_gate"),
+        manifest.graph("vit", policy.cacher.selection),
+        manifest.graph("pruner", policy.pruner.method),
+        manifest.graph("llm"),
+    )
+    paths = {path for graph in graphs for path in graph.weights}
+    return sum(entry.size_bytes for entry in manifest.files if entry.path in paths)
+
+
+def _fit_model(model: str) -> tuple[Fit, ...]:
+    source = find_source(model)
+
+    def fit(target: Target) -> Fit:
+        return prepare(BuildRequest(model, target=target.name), source).plan.fit
+
+    return tuple(fit(target) for target in load_targets())

@@ -1,0 +1,50 @@
+"""How many tokens a stream's memory holds, and in which sizes graphs see it: what builder and runtime agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stc_export.spec.errors import PolicyError, ResourceError
+
+if TYPE_CHECKING:
+    from stc_export.spec.policy import MemoryPolicy
+
+#: Visual memory that is kept by default where the model's context allows it.
+_DEFAULT_KV_TOKENS = 8192
+#: Smallest bucket, and the multiple that all others but the capacity are rounded up to.
+_BUCKET_STEP = 64
+
+
+def kv_budget(memory: MemoryPolicy, context: int) -> int:
+    """Return the tokens that the stream's memory may hold.
+
+    By default half of what the context leaves beside the answer, at most 8,192: with as many positions free as tokens
+    kept, positions are renumbered at most once per turnover of the memory.
+
+    Raises:
+        PolicyError: ``memory.kv_tokens`` does not fit the model's context beside the answer.
+        ResourceError: ``memory.answer_tokens`` alone does not fit it.
+    """
+    room = context - memory.answer_tokens
+    if room < 2:
+        raise ResourceError(
+            f"memory.answer_tokens is {memory.answer_tokens}, the model's context is {context}.",
+            "Lower it in the policy.",
+        )
+    if memory.kv_tokens is None:
+        return min(_DEFAULT_KV_TOKENS, room // 2)
+    if memory.kv_tokens > room:
+        raise PolicyError(
+            f"memory.kv_tokens is {memory.kv_tokens}, but the model's context of {context} leaves {room} beside "
+            f"{memory.answer_tokens} for the answer.",
+            f"Set memory.kv_tokens to at most {room}.",
+        )
+    return memory.kv_tokens
+
+
+def bucket_for(slots: int, capacity: int) -> int:
+    """Return the smallest bucket with at least ``slots`` slots: 64, then each 1.25 times the one before, rounded up."""
+    bucket = _BUCKET_STEP
+    while bucket < slots:
+        bucket = -(-bucket * 5 // (4 * _BUCKET_STEP)) * _BUCKET_STEP
+    return min(bucket, capacity)

@@ -1,0 +1,101 @@
+"""NVIDIA's own compiler (TensorRT-RTX, which needs no GPU to build) takes every graph that we export."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from stc_engines.profiles import InputShapes, Profile, profiles_of
+from stc_engines.trt.builder import Recipe, build_plan
+from stc_export.spec.errors import EngineError
+from stc_runtime.bundle import read_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
+
+#: Bundles of :mod:`tests.conftest`: both precisions, real SigLIP layers, untied embeddings, the trained demo.
+BUNDLES = ["tiny_bundle", "tiny_bundle_fp16", "siglip_bundle", "untied_bundle", "demo_bundle"]
+
+
+def note(phases: set[str], phase: str, _done: int, _steps: int) -> None:
+    phases.add(phase)
+
+
+def silent(_phase: str, _done: int, _steps: int) -> None:
+    pass
+
+
+def one_node(tmp_path: Path, node: Any, inputs: dict[str, list[Any]], **initializers: Any) -> str:
+    """Write a graph of one node with float inputs; its outputs have no declared shape."""
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output[:1]],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in initializers.items()],
+    )
+    path = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.FixtureRequest) -> None:
+    bundle: Path = request.getfixturevalue(name)
+    manifest = read_manifest(bundle)
+    for graph in manifest.graphs:
+        phases: set[str] = set()
+        recipe = Recipe(str(bundle / graph.file), profiles_of(graph, manifest), optimization_level=1)
+        built = build_plan(trt, recipe, partial(note, phases))
+        assert len(built.plan) > 1000, graph.file
+        assert phases, graph.file
+
+
+def test_input_without_a_profile_is_refused(tiny_bundle: Path) -> None:
+    graph = read_manifest(tiny_bundle).graph("vit", "gate")
+    with pytest.raises(EngineError, match=r'refuses "vit\.gate\.onnx": .*profile'):
+        build_plan(trt, Recipe(str(tiny_bundle / graph.file), ()), silent)
+
+
+def test_ranking_of_more_than_the_compiler_can_is_refused(tmp_path: Path) -> None:
+    """The limit of TopK is a reason for the sizes that :mod:`stc_export` accepts."""
+    for count, fits in ((3840, True), (3841, False)):
+        node = helper.make_node("TopK", ["x", "k"], ["values", "places"])
+        recipe = Recipe(one_node(tmp_path, node, {"x": [5000]}, k=np.array([count], np.int64)), ())
+        if fits:
+            assert build_plan(trt, recipe, silent).plan
+        else:
+            with pytest.raises(EngineError, match="3840"):
+                build_plan(trt, recipe, silent)
+
+
+def test_unknown_operator_is_named(tmp_path: Path) -> None:
+    path = one_node(tmp_path, helper.make_node("Unique", ["x"], ["y"]), {"x": [8]})
+    with pytest.raises(EngineError, match=r'refuses "one\.onnx": .*Unique') as caught:
+        build_plan(trt, Recipe(path, ()), silent)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"not a graph", b"\x08\x07\x12\x00" * 100])
+def test_file_that_is_no_graph_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match=r'refuses "broken\.onnx"'):
+        build_plan(trt, Recipe(str(path), ()), silent)
+
+
+def test_limits_and_shapes_reach_the_compiler(tmp_path: Path) -> None:
+    path = one_node(tmp_path, helper.make_node("Relu", ["x"], ["y"]), {"x": ["N", 4]})
+    profile = Profile("default", (InputShapes("x", (0, 4), (8, 4), (16, 4)),))
+    recipe = Recipe(path, (profile,), workspace_bytes=1 << 20, tactic_dram_bytes=1 << 28)
+    assert build_plan(trt, recipe, silent).plan
+    wrong = Profile("default", (InputShapes("x", (0, 5), (8, 5), (16, 5)),))
+    with pytest.raises(EngineError):
+        build_plan(trt, Recipe(path, (wrong,)), silent)

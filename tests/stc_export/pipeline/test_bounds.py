@@ -1,0 +1,106 @@
+"""Bounds against figures worked out by hand, and laws that any roofline obeys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stc_engines import Target, find_target, load_targets
+from stc_engines.table import Throughput
+from stc_export.pipeline.bounds import stage_bounds
+from stc_export.pipeline.types import StageBound
+from stc_export.spec.dims import ModelDims, TextDims, VisionDims
+from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
+
+#: C = 4, mlp 8, T = 16 in a grid of 4, M = 4; D = 8, q = 8, kv = 4, mlp 16, 3 layers, 10 words.
+DIMS = ModelDims(
+    vision=VisionDims(image_size=56, patch_size=14, width=4, mlp_width=8, heads=2, layers=2),
+    text=TextDims(
+        width=8, mlp_width=16, heads=2, kv_heads=1, head_dim=4, layers=3, vocab=10, context=64, rope_theta=1e6
+    ),
+)
+POLICY = Policy(
+    cacher=CacherPolicy(selection="gate", update_ratio=0.25),
+    pruner=PrunerPolicy(keep=0.5),
+    memory=MemoryPolicy(kv_tokens=30, answer_tokens=16),
+)
+#: 10^12 operations and 10^9 bytes a second: a millisecond is 10^9 operations or 10^6 bytes.
+DEVICE = replace(
+    find_target("jetson-orin-nano-8gb"),
+    bandwidth_bytes_per_s=10**9,
+    dense_throughput=(Throughput("fp16", 1.0),),
+)
+
+
+def bounds(target: Target = DEVICE, policy: Policy = POLICY) -> dict[str, StageBound]:
+    return {bound.stage: bound for bound in stage_bounds(DIMS, policy, "float16", target, "fp16")}
+
+
+def test_operations_are_those_of_the_graphs() -> None:
+    found = {stage: bound.macs for stage, bound in bounds().items()}
+    assert found == {
+        "gate": 16 * 3 * 14**2 * 4,
+        # per layer 4 x 16 x 16 projections, 2 x 16 x 16 x 4 attention, 2 x 16 x 4 x 8 MLP
+        "vit full": 2 * (1024 + 2048 + 1024),
+        "vit selective": 2 * (4 * 4 * 16 + 2 * 4 * 16 * 4 + 2 * 4 * 4 * 8),
+        # T C D, pooling (2 x 16 + 4 x 4) x 8, M D^2
+        "pruner": 16 * 4 * 8 + 48 * 8 + 4 * 64,
+        # K = 2 tokens on 30: per layer and token 8 x (16 + 8 + 48) and 2 x 8 x 32
+        "prefill": 3 * 2 * (576 + 512) + 80,
+        "decode": 3 * (576 + 2 * 8 * 31) + 80,
+    }
+
+
+def test_bytes_are_weights_and_state_once() -> None:
+    found = {stage: bound.moved_bytes for stage, bound in bounds().items()}
+    frame, weights = 16 * 4, 2 * (4 * 16 + 2 * 4 * 8)
+    state = 5 * frame  # delta, and keys and values of two layers
+    llm, token = 3 * 576 + 80, 8 * 2 + 3 * 2 * 4 * 2  # an embedding, and a key and a value in each layer
+    kv = 30 * 3 * 2 * 4 * 2
+    assert found == {
+        "gate": 3 * 56 * 56 + 2 * (3 * 14**2 * 4 + 2 * frame),
+        "vit full": 2 * (weights + 2 * frame + state),
+        "vit selective": 2 * (weights + 2 * frame + state + state // 4),
+        "pruner": 2 * (4 * 8 + 64 + frame + 2 * 8),
+        "prefill": 2 * llm + kv + 2 * token,
+        "decode": 2 * llm + kv + token,
+    }
+
+
+def test_longer_of_the_two_is_the_bound() -> None:
+    decode = bounds()["decode"]
+    assert decode.limit == "memory"
+    assert decode.ms == pytest.approx(decode.moved_bytes / 1e6)
+    fast = replace(DEVICE, bandwidth_bytes_per_s=10**15)
+    gate = bounds(fast)["gate"]
+    assert gate.limit == "operations"
+    assert gate.ms == pytest.approx(2 * gate.macs / 1e9)
+
+
+def test_device_of_which_nothing_is_known_has_no_bound() -> None:
+    for bound in bounds(find_target("cuda")).values():
+        assert (bound.ms, bound.limit) == (None, None)
+        assert bound.macs > 0
+
+
+def test_precision_without_a_known_peak_is_bound_by_memory() -> None:
+    for bound in stage_bounds(DIMS, POLICY, "float32", DEVICE, "fp32"):
+        assert bound.limit == "memory"
+
+
+@given(
+    target=st.sampled_from([t for t in load_targets() if t.bandwidth_bytes_per_s]),
+    ratio=st.floats(0.01, 1.0),
+    keep=st.floats(0.01, 1.0),
+)
+def test_less_work_is_never_bound_to_take_longer(target: Target, ratio: float, keep: float) -> None:
+    def of(ratio: float, keep: float) -> dict[str, StageBound]:
+        return bounds(target, replace(POLICY, cacher=CacherPolicy(update_ratio=ratio), pruner=PrunerPolicy(keep=keep)))
+
+    less, more = of(ratio, keep), of(1.0, 1.0)
+    for stage, bound in less.items():
+        assert bound.ms is not None
+        assert bound.ms <= (more[stage].ms or 0)
