@@ -200,7 +200,7 @@ class Losses:
     word: float
     choice: float
     asked: float
-    early: float
+    again: float
     state: float
     facts: torch.Tensor
     right: list[bool]
@@ -304,7 +304,7 @@ class Tally:
 
     def add(self, step: Step, losses: Losses) -> None:
         """Take one step in."""
-        self._losses.append((losses.answer, losses.word, losses.early, losses.asked, losses.choice, losses.state))
+        self._losses.append((losses.answer, losses.word, losses.again, losses.asked, losses.choice, losses.state))
         self._facts += losses.facts
         for question, right in zip(step.questions, losses.right, strict=True):
             self._asked[question.template] += 1
@@ -313,13 +313,13 @@ class Tally:
 
     def line(self) -> str:
         """Return it as text."""
-        answer, word, early, asked, choice, state = np.mean(self._losses, axis=0)
+        answer, word, again, asked, choice, state = np.mean(self._losses, axis=0)
         shares = {t.name: self._right[t.name] / max(self._asked[t.name], 1) for t in TEMPLATES}
         total = sum(shares.values()) / len(shares)
         each = " ".join(f"{name} {share:.2f}" for name, share in shares.items())
         state_of = torch.zeros(len(TEMPLATES), 2).index_add(0, torch.tensor([place for place, _ in ASKED]), self._state)
         states = " ".join(f"{share:.2f}" for share in state_of[:, 0] / state_of[:, 1])
-        losses = f"answer {answer:.3f} word {word:.3f} early {early:.3f} asked {asked:.3f} choice {choice:.3f}"
+        losses = f"answer {answer:.3f} word {word:.3f} again {again:.3f} asked {asked:.3f} choice {choice:.3f}"
         losses += f" state {state:.3f}"
         facts = " ".join(f"{share:.2f}" for share in self._facts[:, 0] / self._facts[:, 1])
         return f"right {total:.3f} {losses} facts {facts} | {each} | {states}"

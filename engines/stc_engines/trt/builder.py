@@ -33,7 +33,6 @@ class Recipe:
         workspace_bytes: Most scratch memory of a kernel; ``None``: no limit.
         tactic_dram_bytes: Most memory of the build itself, which is also the system's where the two are one;
             ``None``: TensorRT's default.
-        timing_cache: File with timings of earlier builds, read if it is there and fits; ``None``: none.
     """
 
     graph: str
@@ -41,18 +40,9 @@ class Recipe:
     optimization_level: int = 3
     workspace_bytes: int | None = None
     tactic_dram_bytes: int | None = None
-    timing_cache: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Built:
-    """A plan, and what the builder has learned about kernels on the way (empty without a timing cache)."""
-
-    plan: bytes
-    timings: bytes
-
-
-def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> Built:
+def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> bytes:
     """Build a plan.
 
     Args:
@@ -73,12 +63,11 @@ def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> Built:
         config.add_optimization_profile(_profile(builder, profile))
     config.builder_optimization_level = recipe.optimization_level
     _limit(trt, config, recipe)
-    cache = _timing_cache(config, recipe)
     config.progress_monitor = _make_monitor(trt, notify)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _failure(recipe, log.errors)
-    return Built(bytes(plan), bytes(cache.serialize()) if cache is not None else b"")
+    return bytes(plan)
 
 
 def _network_flags(trt: Any) -> int:
@@ -108,24 +97,13 @@ def _limit(trt: Any, config: Any, recipe: Recipe) -> None:
             config.set_memory_pool_limit(pool, size)
 
 
-def _timing_cache(config: Any, recipe: Recipe) -> Any:
-    """Use the timings of earlier builds; those of another version or device are ignored by TensorRT itself."""
-    if recipe.timing_cache is None:
-        return None
-    path = Path(recipe.timing_cache)
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is None:  # not a timing cache
-        cache = config.create_timing_cache(b"")
-    return cache if config.set_timing_cache(cache, ignore_mismatch=False) else None
-
-
 def _failure(recipe: Recipe, reasons: list[str]) -> EngineError | ResourceError:
     text = "; ".join(" ".join(reason.split()) for reason in reasons[-_REPEATED:]) or "it gave no reason"
     name = Path(recipe.graph).name
     if any(mark in text.lower() for mark in _OUT_OF_MEMORY):
         return ResourceError(
             f'Memory did not suffice to build "{name}" ({text}).',
-            "Close other programs, add swap, or build with a lower --optimization-level.",
+            "Close other programs, or add swap.",
         )
     return EngineError(
         f'The compiler refuses "{name}": {text}.', "Please report it with this message and the version of TensorRT."

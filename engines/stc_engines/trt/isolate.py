@@ -93,7 +93,7 @@ def _end(job: Job, code: int, complaints: str) -> errors.StcError:
     if code == -signal.SIGKILL:
         return errors.ResourceError(
             f'The build of "{_name(job)}" was killed, most likely for want of memory; it used up to {peak:.0f} MiB.',
-            "Close other programs, add swap, or lower --workspace.",
+            "Close other programs, or add swap.",
         )
     how = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return errors.EngineError(

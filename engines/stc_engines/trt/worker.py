@@ -45,10 +45,8 @@ def work(job: Job, out: TextIO) -> int:
 
     try:
         trt = load_product(job.product)
-        built = build_plan(trt, job.recipe, lambda phase, done, steps: tell({"phase": phase, "step": [done, steps]}))
-        write_file(built.plan, Path(job.plan))
-        if job.recipe.timing_cache is not None and built.timings:
-            write_file(built.timings, Path(job.recipe.timing_cache))
+        plan = build_plan(trt, job.recipe, lambda phase, done, steps: tell({"phase": phase, "step": [done, steps]}))
+        write_file(plan, Path(job.plan))
     except StcError as error:
         tell({"error": type(error).__name__, "problem": error.problem, "fix": error.fix})
         return error.exit_code

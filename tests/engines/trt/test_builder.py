@@ -53,8 +53,8 @@ def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.Fixtu
     for graph in manifest.graphs:
         phases: set[str] = set()
         recipe = Recipe(str(bundle / graph.file), profiles_of(graph, manifest), optimization_level=1)
-        built = build_plan(trt, recipe, partial(note, phases))
-        assert len(built.plan) > 1000, graph.file
+        plan = build_plan(trt, recipe, partial(note, phases))
+        assert len(plan) > 1000, graph.file
         assert phases, graph.file
 
 
@@ -70,7 +70,7 @@ def test_ranking_of_more_than_the_compiler_can_is_refused(tmp_path: Path) -> Non
         node = helper.make_node("TopK", ["x", "k"], ["values", "places"])
         recipe = Recipe(one_node(tmp_path, node, {"x": [5000]}, k=np.array([count], np.int64)), ())
         if fits:
-            assert build_plan(trt, recipe, silent).plan
+            assert build_plan(trt, recipe, silent)
         else:
             with pytest.raises(EngineError, match="3840"):
                 build_plan(trt, recipe, silent)
@@ -95,7 +95,7 @@ def test_limits_and_shapes_reach_the_compiler(tmp_path: Path) -> None:
     path = one_node(tmp_path, helper.make_node("Relu", ["x"], ["y"]), {"x": ["N", 4]})
     profile = Profile("default", (InputShapes("x", (0, 4), (8, 4), (16, 4)),))
     recipe = Recipe(path, (profile,), workspace_bytes=1 << 20, tactic_dram_bytes=1 << 28)
-    assert build_plan(trt, recipe, silent).plan
+    assert build_plan(trt, recipe, silent)
     wrong = Profile("default", (InputShapes("x", (0, 5), (8, 5), (16, 5)),))
     with pytest.raises(EngineError):
         build_plan(trt, Recipe(path, (wrong,)), silent)
