@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stc_export.spec.memory import bucket_for, kv_budget
+from stc_export.spec.memory import bucket_for, kept_tokens, kv_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,7 +83,7 @@ def _shapes(name: str, shape: tuple[int | str, ...], letters: Letters) -> InputS
 def _vit(_graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
     """All tokens, or R of them: any number, since a policy that says another one needs no new engine."""
     tokens = manifest.dims.vision.tokens
-    usual = _share(manifest.policy.cacher.update_ratio, tokens)
+    usual = kept_tokens(tokens, manifest.policy.cacher.update_ratio)
     return {"full": {"R": Sizes(tokens, tokens, tokens)}, "selective": {"R": Sizes(1, usual, tokens)}}
 
 
@@ -91,7 +91,7 @@ def _pruner(graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
     tokens, policy = manifest.dims.vision.visual_tokens, manifest.policy.pruner
     window = Sizes(1, policy.history, max(policy.history, _MOST_HISTORY))
     history = {"window": window}.get(manifest.pruner(graph.variant).history, Sizes(1, 1, 1))
-    return {"default": {"K": Sizes(1, _share(policy.keep, tokens), tokens), "W": history}}
+    return {"default": {"K": Sizes(1, kept_tokens(tokens, policy.keep), tokens), "W": history}}
 
 
 def _llm(_graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
@@ -101,12 +101,8 @@ def _llm(_graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
     capacity = remembered + memory.answer_tokens
     past = Sizes(bucket_for(0, capacity), bucket_for(capacity // 2, capacity), capacity)
     longest = max(visual, memory.answer_tokens, len(manifest.prompt.before_video))
-    prefill = Sizes(1, _share(manifest.policy.pruner.keep, visual), longest)
+    prefill = Sizes(1, kept_tokens(visual, manifest.policy.pruner.keep), longest)
     return {"prefill": {"S": prefill, "P": past}, "decode": {"S": Sizes(1, 1, 1), "P": past}}
-
-
-def _share(share: float, tokens: int) -> int:
-    return min(tokens, max(1, round(share * tokens)))
 
 
 _USES: Mapping[Role, Callable[[GraphEntry, Manifest], dict[str, Letters]]] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.memory import kept_tokens
 from stc_runtime.history import PrunerHistory
 
 if TYPE_CHECKING:
@@ -59,11 +60,3 @@ class FramePruner:
         """Start a new stream."""
         self._history.reset()
         self._draws = np.random.Generator(np.random.PCG64(self._seed))
-
-
-def kept_tokens(total: int, keep: float) -> int:
-    """Return K for M = ``total``: rounded down as in the paper, at least 1.
-
-    The product is computed with a little slack, so that 0.3 of 10 is 3 in spite of binary fractions.
-    """
-    return min(total, max(1, int(total * keep + 1e-9)))

@@ -15,7 +15,7 @@ from stc_export.pipeline.operations import gate_macs, llm_macs, llm_weights, pro
 from stc_export.pipeline.types import StageBound
 from stc_export.spec.interface import VIT_STATE
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_export.spec.memory import kv_budget
+from stc_export.spec.memory import kept_tokens, kv_budget
 from stc_runtime.footprint import kv_bytes
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def stage_bounds(
     vision, text = dims.vision, dims.text
     size, tokens = DTYPE_BYTES[dtype], vision.tokens
     frame, selection = tokens * vision.width, policy.cacher.selection
-    recomputed = share(policy.cacher.update_ratio, tokens)
-    kept = share(policy.pruner.keep, vision.visual_tokens)
+    recomputed = kept_tokens(tokens, policy.cacher.update_ratio)
+    kept = kept_tokens(vision.visual_tokens, policy.pruner.keep)
     past = kv_budget(policy.memory, text.context)
     state = frame * sum(vision.layers if tensor.scope == "layer" else 1 for tensor in VIT_STATE[selection])
     patches = 3 * vision.patch_size**2 * vision.width
@@ -62,11 +62,6 @@ def stage_bounds(
         ("decode", llm_macs(text, 1, past), memory + token),
     )
     return tuple(_bound(stage, macs, moved, target, precision) for stage, macs, moved in work)
-
-
-def share(part: float, whole: int) -> int:
-    """Return how many of ``whole`` tokens a share is, at least one."""
-    return max(1, round(part * whole))
 
 
 def _bound(stage: str, macs: int, moved: int, target: Target, precision: Precision) -> StageBound:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stc_export.pipeline.bounds import share, stage_bounds
+from stc_export.pipeline.bounds import stage_bounds
 from stc_export.pipeline.types import Fit
 from stc_export.spec.manifest import PRECISION_DTYPES
+from stc_export.spec.memory import kept_tokens
 from stc_runtime.footprint import kv_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def fit_target(target: Target, dims: ModelDims, policy: Policy, precision: Preci
     """Compare what one session needs with what a target has, and bound its times."""
     dtype = PRECISION_DTYPES[precision]
     room = None if target.memory_bytes is None else target.memory_bytes - (target.memory_reserved_bytes or 0)
-    kept = share(policy.pruner.keep, dims.vision.visual_tokens)
+    kept = kept_tokens(dims.vision.visual_tokens, policy.pruner.keep)
     return Fit(
         target=target.name,
         precision=precision,

@@ -48,3 +48,11 @@ def bucket_for(slots: int, capacity: int) -> int:
     while bucket < slots:
         bucket = -(-bucket * 5 // (4 * _BUCKET_STEP)) * _BUCKET_STEP
     return min(bucket, capacity)
+
+
+def kept_tokens(total: int, keep: float) -> int:
+    """Return K for M = ``total``: rounded down as in the paper, at least 1.
+
+    The product is computed with a little slack, so that 0.3 of 10 is 3 in spite of binary fractions.
+    """
+    return min(total, max(1, int(total * keep + 1e-9)))

@@ -13,8 +13,8 @@ from stc_export.pruners import PRUNERS
 from stc_export.spec import codec, policy
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.errors import PolicyError
+from stc_export.spec.memory import kept_tokens
 from stc_runtime.footprint import kv_bytes
-from stc_runtime.pruner import kept_tokens
 from tests.docs.pages import DOCS, blocks, code, read, table_rows
 
 PAGE = DOCS / "policy.md"

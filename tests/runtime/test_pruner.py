@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 
 from stc_export.spec.errors import BundleError
+from stc_export.spec.memory import kept_tokens
 from stc_export.spec.policy import GatePolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession
-from stc_runtime.pruner import FramePruner, kept_tokens
+from stc_runtime.pruner import FramePruner
 from tests.reference.pruners import REFERENCES
 from tests.runtime.scenes import Recorder, scene
 
