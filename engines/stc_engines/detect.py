@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
+#: Of the CUDA driver API: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+_GPU_NAME_BYTES = 256
 
 #: JetPack by release of Jetson Linux (L4T); an unknown release is reported without JetPack.
 _JETPACK_OF_L4T = {
@@ -88,6 +91,34 @@ def read_cuda_driver(library: str = "libcuda.so.1") -> str | None:
     except (OSError, AttributeError):
         return None
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first NVIDIA GPU.
+
+    Attributes:
+        name: As the driver calls it.
+        sm: Compute capability, e.g. ``8.7``.
+    """
+
+    name: str
+    sm: str
+
+
+def read_gpu(library: str = "libcuda.so.1") -> Gpu | None:
+    """Describe the first GPU that the NVIDIA driver shows; ``None`` without a driver or a GPU."""
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(_GPU_NAME_BYTES)
+    try:
+        cuda = ctypes.CDLL(library)
+        failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        failed = failed or cuda.cuDeviceGetName(name, len(name), device)
+        for value, attribute in ((major, _CAPABILITY_MAJOR), (minor, _CAPABILITY_MINOR)):
+            failed = failed or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
 
 
 def _l4t_release(text: str) -> str | None:

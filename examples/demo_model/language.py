@@ -16,6 +16,7 @@ from heads import Readings, class_weights
 from labels import FACTS
 from optim import make_optimizers, set_rate
 from packing import ATTENTION, Batch, Wording, embed, pack
+from pointer import pointer_scores
 from state_io import load_run, save_run
 from torch.nn import functional
 
@@ -201,6 +202,8 @@ class Losses:
     choice: float
     asked: float
     again: float
+    pointer: float
+    own: float
     state: float
     facts: torch.Tensor
     right: list[bool]
@@ -226,8 +229,11 @@ def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: to
     right = torch.tensor([question.right for question in step.questions])
     options = late[step.batch.options]
     choice = functional.cross_entropy(heads.choice(options)[0].squeeze(-1), right)
+    own_words = torch.tensor([wording.words[option] for q in step.questions for option in q.options])
+    own = _word_loss(model, options.flatten(0, 1), own_words)
+    pointer = functional.cross_entropy(pointer_scores(model, step.batch, late), right)
     letter = functional.cross_entropy(heads.letter(options)[0].flatten(0, 1), torch.arange(4).repeat(len(options)))
-    total = answer + 0.1 * end + word + again + 0.5 * early + 2.0 * asked + choice + 0.3 * letter
+    total = answer + 0.1 * end + word + again + 0.5 * early + 2.0 * asked + choice + pointer + own + 0.3 * letter
     state, state_right = heads.state.losses(middle[step.batch.last], step.answers)
     facts, facts_right = heads.facts.losses(states[FACT_LAYER][step.batch.visual], step.facts)
     return Losses(
@@ -237,6 +243,8 @@ def losses_of(model: Any, heads: Heads, step: Step, wording: Wording, inputs: to
         choice.item(),
         asked.item(),
         again.item(),
+        pointer.item(),
+        own.item(),
         state.mean().item(),
         facts_right,
         (logits.argmax(-1) == letters).tolist(),
@@ -304,7 +312,18 @@ class Tally:
 
     def add(self, step: Step, losses: Losses) -> None:
         """Take one step in."""
-        self._losses.append((losses.answer, losses.word, losses.again, losses.asked, losses.choice, losses.state))
+        self._losses.append(
+            (
+                losses.answer,
+                losses.word,
+                losses.again,
+                losses.pointer,
+                losses.own,
+                losses.asked,
+                losses.choice,
+                losses.state,
+            )
+        )
         self._facts += losses.facts
         for question, right in zip(step.questions, losses.right, strict=True):
             self._asked[question.template] += 1
@@ -313,13 +332,13 @@ class Tally:
 
     def line(self) -> str:
         """Return it as text."""
-        answer, word, again, asked, choice, state = np.mean(self._losses, axis=0)
+        answer, word, again, pointer, own, asked, choice, state = np.mean(self._losses, axis=0)
         shares = {t.name: self._right[t.name] / max(self._asked[t.name], 1) for t in TEMPLATES}
         total = sum(shares.values()) / len(shares)
         each = " ".join(f"{name} {share:.2f}" for name, share in shares.items())
         state_of = torch.zeros(len(TEMPLATES), 2).index_add(0, torch.tensor([place for place, _ in ASKED]), self._state)
         states = " ".join(f"{share:.2f}" for share in state_of[:, 0] / state_of[:, 1])
-        losses = f"answer {answer:.3f} word {word:.3f} again {again:.3f} asked {asked:.3f} choice {choice:.3f}"
-        losses += f" state {state:.3f}"
+        losses = f"answer {answer:.3f} word {word:.3f} again {again:.3f} pointer {pointer:.3f} own {own:.3f}"
+        losses += f" asked {asked:.3f} choice {choice:.3f} state {state:.3f}"
         facts = " ".join(f"{share:.2f}" for share in self._facts[:, 0] / self._facts[:, 1])
         return f"right {total:.3f} {losses} facts {facts} | {each} | {states}"

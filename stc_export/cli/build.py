@@ -6,14 +6,17 @@ from typing import Annotated, get_args
 
 import typer
 
+from stc_engines import find_target
+from stc_engines.trt.product import PRODUCTS
 from stc_export.cli.options import JsonFlag, PolicyOption, read_policy
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
+from stc_export.cli.seal import seal_text
 from stc_export.cli.targets import BOUND_NOTE
-from stc_export.cli.text import bytes_text, facts, ms_text, table
+from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
 from stc_export.spec.errors import UnsupportedError, nearest
-from stc_export.spec.manifest import GraphParity, Precision
+from stc_export.spec.manifest import Precision
 from stc_export.spec.policy import Policy
 
 EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
@@ -34,8 +37,6 @@ def build(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Split a checkpoint into ONNX graphs and write a portable bundle."""
     with reserved_stdout(as_json=as_json):
-        from stc_engines import find_target
-
         progress = make_progress()
         found = find_target(target)
         progress.note(f"target: {found.name} ({found.title})")
@@ -47,9 +48,10 @@ def build(  # noqa: PLR0913 - one parameter per flag
             policy=read_policy(policy) or Policy(),
             overwrite=overwrite,
         )
-        from stc_export.pipeline.build import plan_build, run_build
+        from stc_export.pipeline.build import plan_build
+        from stc_export.pipeline.seal import build_and_seal
 
-        result = plan_build(request) if dry_run else run_build(request, progress)
+        result = plan_build(request) if dry_run else build_and_seal(request, progress)
     emit(result, plan_text(result) if isinstance(result, BuildPlan) else result_text(result), as_json=as_json)
 
 
@@ -112,7 +114,7 @@ def result_text(result: BuildResult) -> str:
     manifest = result.manifest
     parts = [table(("stage", "time"), [(s.name, f"{s.seconds:.1f} s") for s in result.stages], right=(1,))]
     if manifest.parity:
-        parts.append(_parity_table(manifest.parity))
+        parts.append(parity_table(manifest.parity))
     graphs = sum(f.size_bytes for f in manifest.files if f.path in {g.file for g in manifest.graphs})
     weights = sum(f.size_bytes for f in manifest.files if f.path in {w for g in manifest.graphs for w in g.weights})
     total = sum(f.size_bytes for f in manifest.files)
@@ -128,17 +130,16 @@ def result_text(result: BuildResult) -> str:
     )
     if not manifest.model.trained:
         parts.append("The weights of this model are random: answers mean nothing.")
-    bundle = shlex.quote(str(result.bundle))
-    parts.append(f'next: stc-export run {bundle} VIDEO --ask "What happens in the video?"')
+    if result.sealed is not None:
+        parts.append(seal_text(result.sealed))
+    parts.append(f"next: {_next(result)}")
     return "\n\n".join(parts)
 
 
-def _parity_table(parity: tuple[GraphParity, ...]) -> str:
-    rows = []
-    for case in parity:
-        worst = max(case.outputs, key=lambda row: row.max_rel / row.tolerance if row.tolerance else row.max_rel)
-        verdict = "ok" if case.passed else "FAILED"
-        numbers = (worst.output, f"{worst.max_rel:.1e}", f"{worst.tolerance:.0e}", f"{worst.cosine:.6f}")
-        rows.append((case.graph, case.case, case.reference, case.layers, *numbers, verdict))
-    header = ("graph", "case", "against", "layers", "worst output", "max rel", "allowed", "cosine", "parity")
-    return table(header, rows, right=(5, 6, 7))
+def _next(result: BuildResult) -> str:
+    bundle = shlex.quote(str(result.bundle))
+    if result.sealed is not None:
+        return f"stc-export inspect {bundle}"
+    if find_target(result.manifest.target).backend.kind in PRODUCTS:
+        return f"copy the bundle to the device, and run there: stc-export seal {bundle}"
+    return f'stc-export run {bundle} VIDEO --ask "What happens in the video?"'

@@ -28,7 +28,7 @@ def inspect(bundle: BundleArgument, *, as_json: JsonFlag = False) -> None:
 
 def result_text(result: InspectResult) -> str:
     """Return a bundle for people: model, graphs with interfaces, shared weights, and what is wrong with its files."""
-    parts = [_facts(result), _graphs(result), _weights(result), _files(result)]
+    parts = [_facts(result), _graphs(result), _weights(result), _engines(result), _files(result)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -84,6 +84,20 @@ def _span(numbers: Sequence[str]) -> str:
 def _weights(result: InspectResult) -> str:
     rows = [(row.path, bytes_text(row.size_bytes), one_line(", ".join(row.graphs))) for row in result.weights]
     return table(("weights", "size", "used by"), rows, right=(1,)) if rows else ""
+
+
+def _engines(result: InspectResult) -> str:
+    rows = [
+        (
+            one_line(row.folder),
+            one_line(" ".join(filter(None, (bound.product, bound.version, bound.device)))),
+            bytes_text(row.size_bytes),
+            "damaged: seal again" if not row.whole else "not checked" if row.not_checked else "checked",
+        )
+        for row in result.engines
+        for bound in [row.fingerprint]
+    ]
+    return table(("engines", "for", "size", "state"), rows, right=(2,)) if rows else ""
 
 
 def _files(result: InspectResult) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stc_export.spec.manifest import GraphParity
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -59,6 +61,18 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     """Return ``name  value`` lines with aligned values."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def parity_table(parity: tuple[GraphParity, ...]) -> str:
+    """Return a row per case with its worst output."""
+    rows = []
+    for case in parity:
+        worst = max(case.outputs, key=lambda row: row.max_rel / row.tolerance if row.tolerance else row.max_rel)
+        verdict = "ok" if case.passed else "FAILED"
+        numbers = (worst.output, f"{worst.max_rel:.1e}", f"{worst.tolerance:.0e}", f"{worst.cosine:.6f}")
+        rows.append((case.graph, case.case, case.reference, case.layers, *numbers, verdict))
+    header = ("graph", "case", "against", "layers", "worst output", "max rel", "allowed", "cosine", "parity")
+    return table(header, rows, right=(5, 6, 7))
 
 
 def without_controls(text: str) -> str:

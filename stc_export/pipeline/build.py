@@ -90,9 +90,9 @@ def _write(
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
     weights = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
-    parity = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
-    _refuse_failures(parity)
-    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER)]
+    checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
+    _refuse_failures(checked.parity)
+    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *checked.goldens)]
     files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
     manifest = Manifest(
         schema=SCHEMA,
@@ -115,7 +115,7 @@ def _write(
         tables=_tables(prepared),
         pruners=prepared.split.pruners,
         policy=request.policy,
-        parity=parity,
+        parity=checked.parity,
         files=files,
     )
     (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.exporter.goldens import GoldenRecorder
 from stc_export.exporter.parity import Arrays, compare
 from stc_export.exporter.trace import trace
 from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
@@ -25,10 +27,18 @@ from stc_runtime.backends.ort import OrtBackend
 SAMPLE_ABOVE_BYTES = 2 * 1024**3
 
 
-def check_parity(
-    prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path, progress: Progress
-) -> tuple[GraphParity, ...]:
-    """Run every graph on the CPU and compare; large models are checked on stated layers, nothing is skipped.
+@dataclass(frozen=True)
+class Checked:
+    """What the check found, and the paths of the goldens that it wrote."""
+
+    parity: tuple[GraphParity, ...]
+    goldens: tuple[str, ...]
+
+
+def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path, progress: Progress) -> Checked:
+    """Run every graph on the CPU, compare, and write the goldens.
+
+    Large models are checked on stated layers, nothing is skipped; a graph of which only some layers ran has no goldens.
 
     Args:
         prepared: The build.
@@ -42,6 +52,7 @@ def check_parity(
     model = prepared.model.sampled(sample)
     with _runnable_graphs(prepared, model, stored, graphs, root) as runnable:
         runner = _Runner(root, runnable)
+        recorder = GoldenRecorder(prepared.precision, runner.backend.title)
         inputs = ParityInputs(
             checkpoint=prepared.checkpoint,
             sample=sample,
@@ -55,9 +66,14 @@ def check_parity(
         with progress.stage("parity", None, "cases") as advance:
             for case in model.parity_cases(inputs):
                 found = runner.run(case.graph, case.feeds)
-                reports.append(compare(case, found, prepared.precision, describe(case.graph, sample, dims)))
+                layers = run_layers(case.graph, sample, dims)
+                reports.append(compare(case, found, prepared.precision, layers.text))
+                if layers.all:
+                    recorder.add(case, found)
+                else:
+                    recorder.leave_out(case.graph)
                 advance(1)
-    return tuple(reports)
+    return Checked(tuple(reports), recorder.write(root))
 
 
 def layer_sample(dims: ModelDims, limit_bytes: int) -> LayerSample:
@@ -78,13 +94,27 @@ def _sample(layers: int, size_bytes: int, limit_bytes: int) -> tuple[int, ...]:
     return tuple(sorted({0, layers // 2, layers - 1}))
 
 
-def describe(graph: str, sample: LayerSample, dims: ModelDims) -> str:
-    """Say which layers of a graph ran, e.g. ``all 26`` or ``sample 0, 13, 25``."""
+@dataclass(frozen=True)
+class RunLayers:
+    """Which layers of a graph ran.
+
+    Attributes:
+        all: Whether it was all of them.
+        text: For a report, e.g. ``all 26`` or ``sample 0, 13, 25 of 26``.
+    """
+
+    all: bool
+    text: str
+
+
+def run_layers(graph: str, sample: LayerSample, dims: ModelDims) -> RunLayers:
+    """Say which layers of a graph ran."""
     layered = {"graphs/vit": (sample.vision, dims.vision.layers), "graphs/llm": (sample.text, dims.text.layers)}
     for prefix, (chosen, total) in layered.items():
         if graph.startswith(prefix):
-            return f"all {total}" if len(chosen) == total else f"sample {', '.join(map(str, chosen))} of {total}"
-    return "whole graph"
+            whole = len(chosen) == total
+            return RunLayers(whole, f"all {total}" if whole else f"sample {', '.join(map(str, chosen))} of {total}")
+    return RunLayers(all=True, text="whole graph")
 
 
 @contextmanager
@@ -113,13 +143,13 @@ class _Runner:
     def __init__(self, root: Path, graphs: Mapping[str, GraphEntry]) -> None:
         self._root = root
         self._graphs = graphs
-        self._backend = OrtBackend()
+        self.backend = OrtBackend()
         self._open: tuple[str, Engine] | None = None
 
     def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
         if self._open is None or self._open[0] != graph:
             self._open = None  # release the weights of the last graph before the next are loaded
-            self._open = (graph, self._backend.open(self._root, self._graphs[graph]))
+            self._open = (graph, self.backend.open(self._root, self._graphs[graph]))
         return self._open[1].run(feeds, {})
 
 

@@ -23,15 +23,22 @@ def fit_targets(what: str) -> tuple[Fit, ...]:
     Raises:
         StcError: It is neither, or cannot be built.
     """
-    return _fit_bundle(Path(what)) if (Path(what) / MANIFEST_NAME).is_file() else _fit_model(what)
+    if not (Path(what) / MANIFEST_NAME).is_file():
+        return _fit_model(what)
+    return tuple(fit_bundle(Path(what), target) for target in load_targets())
 
 
-def _fit_bundle(path: Path) -> tuple[Fit, ...]:
+def fit_bundle(path: Path, target: Target) -> Fit:
+    """Return the fit of a bundle, in its own precision, on a target.
+
+    Raises:
+        BundleError: Its manifest cannot be used.
+    """
     manifest = read_manifest(path)
     dims, policy, precision = manifest.dims, manifest.policy, manifest.precision
     disk = sum(entry.size_bytes for entry in manifest.files)
     size = session_size(disk, _session_weights(manifest), dims, policy, PRECISION_DTYPES[precision])
-    return tuple(fit_target(target, dims, policy, precision, size.session_bytes) for target in load_targets())
+    return fit_target(target, dims, policy, precision, size.session_bytes)
 
 
 def _session_weights(manifest: Manifest) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stc_export.pipeline.types import FileFault, InspectResult, SharedWeights
+from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights
+from stc_export.spec.engines import FOLDER, RECORD_NAME, SealRecord, is_whole, read_record
 from stc_export.spec.errors import BundleError
 from stc_export.spec.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, manifest_from_text
 from stc_export.spec.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -43,6 +45,7 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
                 continue
             if problem is not None:
                 altered.append(FileFault(entry.path, problem))
+    engines = _engines(bundle)
     return InspectResult(
         bundle=bundle,
         manifest=manifest,
@@ -50,7 +53,8 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         weights=_shared_weights(manifest),
         missing=tuple(missing),
         altered=tuple(altered),
-        unlisted=_unlisted(bundle, manifest),
+        unlisted=_unlisted(bundle, manifest, engines),
+        engines=tuple(_engines_row(bundle, folder, record) for folder, record in engines.items()),
         ok=not missing and not altered,
     )
 
@@ -119,8 +123,31 @@ def _shared_weights(manifest: Manifest) -> tuple[SharedWeights, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.size_bytes, row.path)))
 
 
-def _unlisted(bundle: Path, manifest: Manifest) -> tuple[str, ...]:
+def _engines(bundle: Path) -> dict[Path, SealRecord]:
+    """Return the folders of engines with their records; one that cannot be used is as good as none."""
+    found = {}
+    for path in sorted((bundle / FOLDER).glob(f"*/{RECORD_NAME}")):
+        with contextlib.suppress(BundleError):
+            found[path.parent] = read_record(path.parent)
+    return found
+
+
+def _engines_row(bundle: Path, folder: Path, record: SealRecord) -> SealedEngines:
+    return SealedEngines(
+        folder=folder.relative_to(bundle).as_posix(),
+        fingerprint=record.fingerprint,
+        count=len(record.engines),
+        size_bytes=sum(entry.size_bytes for entry in record.engines),
+        whole=is_whole(folder),
+        not_checked=record.not_checked,
+    )
+
+
+def _unlisted(bundle: Path, manifest: Manifest, engines: Mapping[Path, SealRecord]) -> tuple[str, ...]:
     listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
+    for path, record in engines.items():
+        ours = (RECORD_NAME, *(entry.file for entry in record.engines))
+        listed |= {(path / name).relative_to(bundle).as_posix() for name in ours}
     found: list[str] = []
     for folder, directories, files in os.walk(bundle):  # does not follow links to directories, but names them
         here = Path(folder)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from stc_engines.lint.finding import Finding
+from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.policy import Policy
 
@@ -131,12 +133,54 @@ class BuildPlan:
 
 
 @dataclass(frozen=True)
+class SealRequest:
+    """What ``seal`` was asked for.
+
+    Attributes:
+        bundle: Directory of the bundle.
+        target: Name of a target; ``None``: the one that it was built for.
+        overwrite: Build engines again that are there already.
+    """
+
+    bundle: Path
+    target: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class SealResult:
+    """The engines of a bundle.
+
+    Attributes:
+        bundle: Directory of the bundle.
+        target: Resolved name of the target.
+        folder: Directory of the engines.
+        record: What they are, and what was checked of them.
+        built: Whether they were built now; they were there already if not.
+    """
+
+    bundle: Path
+    target: str
+    folder: Path
+    record: SealRecord
+    built: bool
+
+
+@dataclass(frozen=True)
 class BuildResult:
-    """A finished build."""
+    """A finished build.
+
+    Attributes:
+        bundle: Directory of the bundle.
+        manifest: What it says of itself.
+        stages: How long each stage took.
+        sealed: Its engines, if this machine could build them.
+    """
 
     bundle: Path
     manifest: Manifest
     stages: tuple[StageTime, ...]
+    sealed: SealResult | None = None
 
 
 @dataclass(frozen=True)
@@ -331,6 +375,56 @@ class SharedWeights:
 
 
 @dataclass(frozen=True)
+class SealedEngines:
+    """Engines of a bundle for one device and compiler.
+
+    Attributes:
+        folder: Path in the bundle.
+        fingerprint: What they are bound to.
+        count: How many there are.
+        size_bytes: What they take.
+        whole: Whether every plan is there in its size.
+        not_checked: Why their numbers were not checked, or only in part.
+    """
+
+    folder: str
+    fingerprint: Fingerprint
+    count: int
+    size_bytes: int
+    whole: bool
+    not_checked: str | None
+
+
+@dataclass(frozen=True)
+class CheckedRelease:
+    """A finding, and the releases of the compiler that it is true for."""
+
+    finding: Finding
+    releases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What is wrong with a bundle on a target.
+
+    Attributes:
+        bundle: Path of the bundle.
+        target: Resolved name of the target.
+        releases: What it was checked against.
+        rules: How many checks each graph went through, beside those of the whole bundle.
+        findings: What was found.
+        ok: No finding is an error.
+    """
+
+    bundle: Path
+    target: str
+    releases: tuple[str, ...]
+    rules: int
+    findings: tuple[CheckedRelease, ...]
+    ok: bool
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """What a bundle holds and whether it is as its manifest says.
 
@@ -341,7 +435,9 @@ class InspectResult:
         weights: Weight files and the graphs that share them, largest first.
         missing: Listed files that are not there.
         altered: Listed files that are there with another size, content or kind.
-        unlisted: Files that the manifest does not name. They are never opened and do not make a bundle broken.
+        unlisted: Files that neither the manifest nor a record of engines names. They are never opened and do not make
+            a bundle broken.
+        engines: Engines that were built from it, one row per device and compiler.
         ok: Nothing is missing or altered.
     """
 
@@ -352,4 +448,5 @@ class InspectResult:
     missing: tuple[str, ...]
     altered: tuple[FileFault, ...]
     unlisted: tuple[str, ...]
+    engines: tuple[SealedEngines, ...]
     ok: bool

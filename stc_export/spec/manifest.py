@@ -199,14 +199,15 @@ class GraphParity:
     Attributes:
         graph: Path of the graph.
         case: What was fed, e.g. ``selective 25 %``.
-        reference: What it was compared with: ``transformers`` or ``module`` (the traced PyTorch module).
+        reference: What it was compared with: ``transformers``, ``module`` (the traced PyTorch module) or ``goldens``
+            (what ONNX Runtime gave when the bundle was built).
         layers: Which layers ran, e.g. ``all 26`` or ``sample 0, 13, 25``.
         outputs: One row per output.
     """
 
     graph: str
     case: str
-    reference: Literal["transformers", "module"]
+    reference: Literal["transformers", "module", "goldens"]
     layers: str
     outputs: tuple[OutputParity, ...]
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
-from stc_engines.detect import count_cores, read_cpu_model, read_cuda_driver, read_device
+import pytest
+
+from stc_engines.detect import Gpu, count_cores, read_cpu_model, read_cuda_driver, read_device, read_gpu
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 L4T = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
 
@@ -68,3 +70,26 @@ def test_read_cuda_driver_other_library_is_none() -> None:
 def test_count_cores_counts_the_allowed_ones_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 3, 5}, raising=False)
     assert count_cores() == 3
+
+
+_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return FAILS; }
+int cuDeviceGet(int *device, int number) { *device = 7; return number; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Orin", size); return device != 7; }
+int cuDeviceGetAttribute(int *value, int asked, int device) { *value = asked == 75 ? 8 : 7; return device != 7; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler to make a driver with")
+@pytest.mark.parametrize(("fails", "expected"), [(0, Gpu("Orin", "8.7")), (100, None)])
+def test_read_gpu_asks_the_driver(tmp_path: Path, fails: int, expected: Gpu | None) -> None:
+    (tmp_path / "driver.c").write_text(_DRIVER.replace("FAILS", str(fails)))
+    library = tmp_path / f"libfake{fails}.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    assert read_gpu(str(library)) == expected
+
+
+@pytest.mark.parametrize("library", ["libdoes-not-exist.so.1", "libc.so.6"])
+def test_read_gpu_without_a_driver_is_none(library: str) -> None:
+    assert read_gpu(library) is None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: The only places for files that are not Python.
 DATA = {
+    "stc_engines/lint": {".txt"},
     "stc_engines/targets": {".json"},
     "stc_export/demo/model": {".json", ".safetensors", ".jinja", ".md"},
     "stc_export/world": {".json"},

@@ -22,11 +22,13 @@ class Product:
         title: Its name for people.
         module: Its Python module.
         install: How to get it.
+        bound: Whether its engines are bound to the device that they were built on, which it then needs to build.
     """
 
     title: str
     module: str
     install: str
+    bound: bool
 
 
 PRODUCTS: Mapping[ProductName, Product] = {
@@ -34,8 +36,9 @@ PRODUCTS: Mapping[ProductName, Product] = {
         "TensorRT",
         "tensorrt",
         "On a Jetson it comes with JetPack: create the environment with python3 -m venv --system-site-packages.",
+        bound=True,
     ),
-    "trt-rtx": Product("TensorRT-RTX", "tensorrt_rtx", 'Run pip install "stc-export[rtx]".'),
+    "trt-rtx": Product("TensorRT-RTX", "tensorrt_rtx", 'Run pip install "stc-export[rtx]".', bound=False),
 }
 
 

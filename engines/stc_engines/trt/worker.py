@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_engines.trt.product import ProductName, load_product
 from stc_export.spec import codec
-from stc_export.spec.errors import StcError
+from stc_export.spec.errors import ResourceError, StcError
 from stc_export.spec.files import write_file
 
 if TYPE_CHECKING:
@@ -46,11 +46,21 @@ def work(job: Job, out: TextIO) -> int:
     try:
         trt = load_product(job.product)
         plan = build_plan(trt, job.recipe, lambda phase, done, steps: tell({"phase": phase, "step": [done, steps]}))
-        write_file(plan, Path(job.plan))
+        _write(plan, Path(job.plan))
     except StcError as error:
         tell({"error": type(error).__name__, "problem": error.problem, "fix": error.fix})
         return error.exit_code
     return 0
+
+
+def _write(plan: bytes, path: Path) -> None:
+    try:
+        write_file(plan, path)
+    except OSError as error:
+        raise ResourceError(
+            f'The plan of {len(plan):,} bytes cannot be written to "{path.parent}" ({error.strerror}).',
+            "Free space, or see that the bundle can be written to.",
+        ) from error
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class OrtBackend:
                 f"This onnxruntime has no {providers[0]}.", 'For CUDA install: pip install "stc-export[cuda]".'
             )
 
+    @property
+    def title(self) -> str:
+        """Name and version, e.g. ``ONNX Runtime 1.31.1``."""
+        return f"ONNX Runtime {self._ort.__version__}"
+
     def open(self, root: Path, graph: GraphEntry) -> Engine:
         """Open a graph (see :class:`stc_runtime.backends.base.Backend`)."""
         options = self._ort.SessionOptions()

@@ -32,7 +32,7 @@ def test_main_without_command_shows_the_help_on_stderr_and_is_wrong_use(capsys: 
     assert "Usage: stc-export" in captured.err
 
 
-@pytest.mark.parametrize("command", ["build", "run", "bench", "inspect", "targets", "doctor"])
+@pytest.mark.parametrize("command", ["build", "run", "bench", "inspect", "check", "seal", "targets", "doctor"])
 def test_help_of_each_command_shows_an_example_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_help_lists_the_commands_of_this_version_and_an_example_of_each(capsys: 
     assert main(["-h"]) == 0
     text = capsys.readouterr().out
     listed = [line.split()[0] for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines()]
-    assert listed == ["build", "run", "bench", "inspect", "targets", "doctor"]
+    assert listed == ["build", "run", "bench", "inspect", "check", "seal", "targets", "doctor"]
     assert all(f"\n    stc-export {command}" in text for command in listed)
     assert "..." not in text.split("Commands:\n")[1]
 

@@ -122,8 +122,8 @@ def test_committed_numbers_follow_from_the_committed_answers(results: dict[str, 
 
 
 def test_committed_numbers_reach_what_is_claimed(results: dict[str, Any]) -> None:
-    assert results["torch"]["all"]["value"] >= 0.85
-    assert all(results["torch"]["groups"][group]["value"] >= 0.75 for group in GROUPS)
+    assert results["torch"]["all"]["value"] >= 0.9
+    assert all(results["torch"]["groups"][group]["value"] >= 0.8 for group in GROUPS)
     for blind in results["text_only"].values():
         assert abs(blind["value"] - 0.25) < 0.04
     assert results["exported_equals_torch"] >= 0.995

@@ -17,11 +17,12 @@ from stc_export.exporter.weights import StoredTensor, write_weights
 from stc_export.families.base import LayerSample
 from stc_export.families.llava_onevision.model import LlavaOnevision
 from stc_export.pipeline import check as module
-from stc_export.pipeline.check import check_parity, describe, layer_sample, read_weight
+from stc_export.pipeline.check import check_parity, layer_sample, read_weight, run_layers
 from stc_export.pipeline.estimate import stored_files
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Silent
+from stc_runtime.goldens import Goldens
 from tests.checkpoints import tiny_dims
 from tests.stc_export.pipeline import quick
 
@@ -72,7 +73,8 @@ def test_limit_is_the_float32_size_of_each_part() -> None:
 )
 def test_report_says_which_layers_ran(graph: str, text: str) -> None:
     dims = ModelDims(replace(tiny_dims().vision, layers=5), tiny_dims().text)
-    assert describe(graph, LayerSample((0, 2, 4), (0, 1)), dims) == text
+    found = run_layers(graph, LayerSample((0, 2, 4), (0, 1)), dims)
+    assert (found.text, found.all) == (text, not text.startswith("sample"))
 
 
 def test_read_weight_finds_a_tensor_at_its_place_as_float32(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def check(ready: Prepared, root: Path) -> dict[str, GraphParity]:
-    reports = check_parity(ready, entries(ready), root, Silent())
+    reports = check_parity(ready, entries(ready), root, Silent()).parity
     return {f"{report.graph.removeprefix('graphs/')} {report.case}": report for report in reports}
 
 
@@ -134,6 +136,10 @@ def test_sampled_check_passes_says_so_and_leaves_no_graph(deep: Prepared, tmp_pa
     assert reports["vit.gate.onnx full"].layers == "sample 0, 2, 4 of 5"
     assert reports["vit.gate.onnx full"].reference == "transformers"
     assert reports["llm.onnx decode"].layers == "all 2"
+    goldens = Goldens.open(tmp_path).index
+    assert goldens.without == ("graphs/vit.gate.onnx", "graphs/vit.per_layer.onnx", "graphs/vit.shared.onnx")
+    assert {case.graph for case in goldens.cases}.isdisjoint(goldens.without)
+    assert len(goldens.cases) == len(reports) - 6
     assert digests(tmp_path) == before
     assert set(before) == {"vision.weights", "projector.weights", "llm.weights", "embed.weights"}
 
