@@ -100,7 +100,9 @@ TYPICAL: Mapping[type[errors.StcError], Callable[[], object]] = {
     errors.ParityError: lambda: greedy(np.array([np.nan], np.float32)),
     errors.EngineError: _crashed,
     errors.MissingDependencyError: lambda: check_runnable(find_target("cpu"), Host(None, (), None)),
-    errors.DeviceError: lambda: check_runnable(find_target("jetson-orin-nano-8gb"), Host(None, (), None)),
+    errors.DeviceError: lambda: check_runnable(
+        find_target("jetson-orin-nano-8gb"), Host(None, (), None, frozenset({"trt"}))
+    ),
     errors.ResourceError: lambda: planner.start(planner.Limits(50, 256, 32768), 3, 58, 58),
 }
 

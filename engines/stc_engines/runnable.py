@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from stc_engines.detect import read_cuda_driver
+from stc_engines.trt.product import PRODUCTS, ProductName
 from stc_export.spec.errors import DeviceError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -25,21 +27,24 @@ class Host:
         ort_version: Version of ONNX Runtime; ``None`` if it cannot be imported.
         ort_providers: Execution providers of the installed ONNX Runtime.
         cuda_driver: CUDA version of the driver; ``None`` without driver or device.
+        compilers: Which of TensorRT and TensorRT-RTX are installed.
     """
 
     ort_version: str | None
     ort_providers: tuple[str, ...]
     cuda_driver: str | None
+    compilers: frozenset[ProductName] = frozenset()
 
 
 def read_host() -> Host:
-    """Look at the installed ONNX Runtime and the NVIDIA driver."""
+    """Look at the installed packages and the NVIDIA driver."""
     driver = read_cuda_driver()
+    compilers = frozenset(name for name, product in PRODUCTS.items() if find_spec(product.module))
     try:
         import onnxruntime
     except ImportError:
-        return Host(None, (), driver)
-    return Host(str(onnxruntime.__version__), tuple(onnxruntime.get_available_providers()), driver)
+        return Host(None, (), driver, compilers)
+    return Host(str(onnxruntime.__version__), tuple(onnxruntime.get_available_providers()), driver, compilers)
 
 
 def check_runnable(target: Target, host: Host | None = None) -> None:
@@ -76,11 +81,18 @@ def _check_ort(target: Target, host: Host) -> None:
         )
 
 
-def _check_trt(target: Target, _host: Host) -> None:
-    raise DeviceError(
-        f'Target "{target.name}" runs on TensorRT, and this version of stc-export cannot run TensorRT engines yet.',
-        "Its bundle is portable and can wait for a later version; to run the model today, build it with --target cpu.",
-    )
+def _check_trt(target: Target, host: Host) -> None:
+    name = next(name for name in PRODUCTS if name == target.backend.kind)
+    if name not in host.compilers:
+        product = PRODUCTS[name]
+        raise MissingDependencyError(
+            f'Target "{target.name}" runs on {product.title}, which is not installed.', product.install
+        )
+    if host.cuda_driver is None:
+        raise DeviceError(
+            f'Target "{target.name}" needs an NVIDIA GPU with its driver, and this machine shows none.',
+            "Copy the bundle to the device and run it there; to run the model here, build it with --target cpu.",
+        )
 
 
 _CHECKS: Mapping[BackendKind, Callable[[Target, Host], None]] = {

@@ -16,7 +16,7 @@ from stc_engines.trt.builder import Recipe
 from stc_engines.trt.isolate import build_isolated
 from stc_engines.trt.worker import Job
 from stc_export.spec import codec
-from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, CaseTiming, EngineEntry, SealRecord
+from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, CaseTiming, EngineEntry, SealRecord, plan_name
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.files import new_directory
 
@@ -119,7 +119,7 @@ def _build_all(order: Order, folder: Path, progress: Progress) -> Iterator[Engin
 
 def _build(order: Order, graph: GraphEntry, folder: Path, advance: Callable[[int], None]) -> EngineEntry:
     profiles = profiles_of(graph, order.manifest)
-    plan = folder / f"{Path(graph.file).stem}.plan"
+    plan = folder / plan_name(graph)
     recipe = Recipe(str(order.root / graph.file), profiles, **vars(limits_of(order.target)))
     started = time.perf_counter()
     build_isolated(Job(order.product, recipe, str(plan)), lambda *_: advance(0))

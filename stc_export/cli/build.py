@@ -138,8 +138,10 @@ def result_text(result: BuildResult) -> str:
 
 def _next(result: BuildResult) -> str:
     bundle = shlex.quote(str(result.bundle))
-    if result.sealed is not None:
-        return f"stc-export inspect {bundle}"
-    if find_target(result.manifest.target).backend.kind in PRODUCTS:
+    run = f'stc-export run {bundle} VIDEO --ask "What happens in the video?"'
+    needs_engines = find_target(result.manifest.target).backend.kind in PRODUCTS
+    if needs_engines and result.sealed is None:
         return f"copy the bundle to the device, and run there: stc-export seal {bundle}"
-    return f'stc-export run {bundle} VIDEO --ask "What happens in the video?"'
+    if result.sealed is not None and result.sealed.record.not_checked is not None:
+        return f"copy the bundle to a machine with a GPU, and run there: {run}"
+    return run

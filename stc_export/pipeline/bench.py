@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from stc_engines.runnable import check_runnable
-from stc_engines.table import find_target
+from stc_engines.opening import open_backend
 from stc_export.pipeline.bench_record import (
     SCHEMA,
     BenchRecord,
@@ -18,8 +17,6 @@ from stc_export.pipeline.bench_stages import measure_prefill, measure_stream, me
 from stc_export.pipeline.bench_video import read_scene
 from stc_export.pipeline.types import BenchRequest, BenchResult
 from stc_export.spec.progress import Progress
-from stc_runtime.backends import open_backend
-from stc_runtime.bundle import read_manifest
 from stc_runtime.model import Model
 
 #: What a reader of the rows should know in any case.
@@ -41,9 +38,7 @@ def bench(request: BenchRequest, progress: Progress) -> BenchResult:
     """
     if request.out is not None:
         check_record_path(request.out)
-    target = find_target(read_manifest(request.bundle).target)
-    check_runnable(target)
-    backend = open_backend(target.backend.kind, target.backend.providers, request.threads)
+    backend = open_backend(request.bundle, request.threads)
 
     def opened() -> Model:
         return Model.open(request.bundle, backend)
@@ -60,7 +55,7 @@ def bench(request: BenchRequest, progress: Progress) -> BenchResult:
     if frames < request.frames:
         notes.append(f"the video has {frames} of the {request.frames} frames at one per second")
     rows = tuple(row for stage in measured for row in stage.rows)
-    result = BenchResult(str(request.bundle), target.name, rows, tuple(notes))
+    result = BenchResult(str(request.bundle), manifest.target, rows, tuple(notes))
     if request.out is not None:
         record = BenchRecord(
             schema=SCHEMA,

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_engines.runnable import check_runnable
-from stc_engines.table import find_target
+from stc_engines.opening import open_backend
 from stc_export.pipeline.output_file import check_output_file
 from stc_export.pipeline.picture import token_picture
 from stc_export.pipeline.samples import SampleKeeper
@@ -32,8 +31,6 @@ from stc_export.spec.errors import MissingDependencyError
 from stc_export.spec.files import write_file
 from stc_export.spec.progress import Progress
 from stc_export.spec.report import FrameReport
-from stc_runtime.backends import open_backend
-from stc_runtime.bundle import read_manifest
 from stc_runtime.sampling import TopP
 from stc_runtime.session import StreamSession
 from stc_runtime.video import VideoReader, read_frames
@@ -96,9 +93,7 @@ def open_session(request: RunRequest) -> StreamSession:
         BundleError: The bundle cannot be used.
         DeviceError: Its target cannot run on this machine.
     """
-    target = find_target(read_manifest(request.bundle).target)
-    check_runnable(target)
-    backend = open_backend(target.backend.kind, target.backend.providers, request.threads)
+    backend = open_backend(request.bundle, request.threads)
     return StreamSession.open(request.bundle, request.policy, backend)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from stc_export.spec import codec
 from stc_export.spec.errors import BundleError
-from stc_export.spec.manifest import GraphParity
+from stc_export.spec.manifest import GraphEntry, GraphParity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,6 +160,11 @@ def read_record(folder: Path) -> SealRecord:
             f'"{path}" has schema "{record.schema[:40]}", this version reads "{SCHEMA}".', "Run stc-export seal again."
         )
     return record
+
+
+def plan_name(graph: GraphEntry) -> str:
+    """Return the name of a graph's plan beside the record."""
+    return f"{graph.file.rpartition('/')[2].removesuffix('.onnx')}.plan"
 
 
 def is_whole(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Our builder touches only what every release of TensorRT has: its bindings are imported without its libraries."""
+"""Builder and backend touch only what every release of TensorRT has. Its bindings are imported without libraries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from filelock import FileLock
 from stc_engines.profiles import profiles_of
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_export.spec.errors import EngineError
+from stc_runtime import Bundle
+from stc_runtime.backends.trt import TrtBackend
 from stc_runtime.bundle import read_manifest
+from stc_runtime.goldens import Goldens, run_goldens
 from tests.bundles import shared_root
 from tests.engines.trt.surface import MODULE, Recorded, Touch, missing, unpack_bindings
+from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, write_plans
 
 VERSIONS = ["10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106"]
 
@@ -36,9 +40,22 @@ def touched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> set[
     broken.write_bytes(b"no graph")
     with pytest.raises(EngineError):
         build_plan(module, Recipe(str(broken), ()), lambda *_: None)
+    found |= run_recorded(Bundle.open(tiny_bundle), tmp_path_factory.mktemp("plans"))
     # Of interfaces the real classes are used, which take nothing down.
     severity = {Touch("ILogger", "Severity", -1), Touch("ILogger.Severity", "ERROR", -1)}
     return found | severity | {Touch("ILogger.Severity", "INTERNAL_ERROR", -1), Touch(MODULE, "__version__", -1)}
+
+
+def run_recorded(bundle: Bundle, folder: Path) -> set[Touch]:
+    """Run all goldens of a bundle in the backend, on a TensorRT that is none but has its names."""
+    found: set[Touch] = set()
+    device = FakeDevice()
+    module = Recorded(FakeTensorRt(device, any_shape), MODULE, FakeTensorRt.__module__, found)
+    backend = TrtBackend(module, device, write_plans(bundle.root, bundle.manifest, folder))
+    goldens = Goldens.open(bundle.root)
+    for graph in bundle.manifest.graphs:
+        run_goldens(goldens, graph.file, backend.open(bundle.root, graph), lambda _case, _run: None)
+    return found
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
@@ -74,6 +91,10 @@ def test_recording_sees_what_the_builder_does(touched: set[Touch]) -> None:
         Touch("IBuilderConfig", "progress_monitor", -1),
         Touch("MemoryPoolType", "TACTIC_DRAM", -1),
         Touch("IProgressMonitor", "step_complete", -1),
+        Touch("Runtime", "deserialize_cuda_engine", 1),
+        Touch("ICudaEngine", "get_tensor_profile_shape", 2),
+        Touch("IExecutionContext", "set_optimization_profile_async", 2),
+        Touch("IExecutionContext", "execute_async_v3", 1),
         Touch("ILogger", "log", -1),
     } <= touched
 

@@ -14,6 +14,7 @@ from stc_export.spec.manifest import GraphEntry
 from stc_runtime import Bundle
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.testing import FakeBackend
+from tests.runtime.backends.fake_trt import any_shape, fake_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"ort": lambda: OrtBackend(threads=1), "fake": FakeBackend}
+BACKENDS: dict[str, Callable[[Bundle, Path], Backend]] = {
+    "ort": lambda _bundle, _folder: OrtBackend(threads=1),
+    "trt": lambda bundle, folder: fake_backend(bundle, folder, any_shape),
+    "fake": lambda _bundle, _folder: FakeBackend(),
+}
 GRAPHS = [
     *(("cacher_gate", "default"), ("vit", "gate"), ("vit", "per_layer"), ("vit", "shared"), ("llm", "default")),
     *(("pruner", "none"), ("pruner", "random"), ("pruner", "stc_gaussian"), ("pruner", "stc_dual_anchor")),
@@ -79,8 +84,10 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def case_of(bundle: Bundle, request: pytest.FixtureRequest) -> Callable[[tuple[str, str]], Case]:
-    backend = BACKENDS[request.param]()
+def case_of(
+    bundle: Bundle, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[tuple[str, str]], Case]:
+    backend = BACKENDS[request.param](bundle, tmp_path_factory.mktemp("plans"))
     return cache(lambda which: Case(bundle.root, bundle.manifest.graph(*which), backend))
 
 

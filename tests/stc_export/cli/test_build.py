@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stc_export.cli.build import result_text
 from stc_export.cli.main import main
-from stc_export.pipeline.types import BuildRequest
+from stc_export.pipeline.types import BuildRequest, SealResult
+from stc_export.spec.engines import SCHEMA, EngineEntry, Fingerprint, SealRecord
 from stc_export.spec.manifest import manifest_from_text
 from stc_export.spec.policy import Policy, named_policies
 from tests.stc_export.cli.results import BUILT
@@ -105,3 +107,22 @@ def test_build_policy_file_is_read(pipeline: FakePipeline, tmp_path: Path) -> No
     file.write_text('{"pruner": {"keep": 0.5}}', encoding="utf-8")
     assert main(["build", "demo", "--policy", str(file)]) == 0
     assert pipeline.requests[0].policy.pruner.keep == 0.5
+
+
+@pytest.mark.parametrize(
+    ("target", "sealed", "said"),
+    [
+        ("h200", None, "next: copy the bundle to the device, and run there: stc-export seal 'my demo.stc'"),
+        ("rtx", "No GPU.", "next: copy the bundle to a machine with a GPU, and run there: stc-export run 'my"),
+        ("rtx", "", "next: stc-export run 'my demo.stc'"),
+    ],
+)
+def test_build_says_where_to_go_on_with_engines(target: str, sealed: str | None, said: str) -> None:
+    manifest = replace(BUILT.manifest, target=target)
+    engine = EngineEntry("graphs/vit.onnx", "vit.plan", (), 1000, "0" * 64, 1.0)
+    bound = Fingerprint("trt-rtx", "1.7", None, None, None, ())
+    record = SealRecord(SCHEMA, "test", bound, (engine,), (), (), sealed or None)
+    engines = SealResult(Path("a"), target, Path("a/engines/b"), record, built=True)
+    text = result_text(replace(BUILT, manifest=manifest, sealed=None if sealed is None else engines))
+    assert said in text
+    assert ("engine of" in text) is (sealed is not None)

@@ -23,7 +23,7 @@ def test_targets_table_has_a_line_per_target_with_its_evidence(capsys: pytest.Ca
 
 def test_targets_that_cannot_run_here_say_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets"]) == 0
-    assert "cannot run TensorRT engines yet. Its bundle is portable" in capsys.readouterr().out
+    assert "runs on TensorRT, which is not installed. On a Jetson it comes with JetPack" in capsys.readouterr().out
 
 
 def test_targets_json_has_every_field_of_the_data(capfd: pytest.CaptureFixture[str]) -> None:

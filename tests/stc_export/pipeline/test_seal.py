@@ -11,18 +11,33 @@ from typing import Any
 import pytest
 
 import stc_engines.seal as sealing
+from stc_engines import opening
 from stc_engines.detect import Device, Gpu
 from stc_engines.table import find_target
 from stc_engines.trt.worker import Job
 from stc_export.pipeline import seal as module
 from stc_export.pipeline.inspect import inspect
 from stc_export.pipeline.types import BuildRequest, BuildResult, SealRequest
+from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import DeviceError, MissingDependencyError, UnsupportedError, UsageError
-from stc_export.spec.manifest import manifest_to_text
+from stc_export.spec.manifest import GraphEntry, manifest_to_text
 from stc_export.spec.progress import Silent
+from stc_runtime.backends.base import Engine
+from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.bundle import Bundle, read_manifest
 
 ORIN = Gpu("Orin", "8.7")
+
+
+class PlanBackend:
+    """Runs the plans of the compiler below, in ONNX Runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self, root: Path, graph: GraphEntry) -> Engine:
+        assert (self._folder / plan_name(graph)).read_text() == str(root / graph.file)
+        return OrtBackend().open(root, graph)
 
 
 @pytest.fixture
@@ -40,10 +55,16 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         jobs.append(job)
 
     monkeypatch.setattr(sealing, "build_isolated", build)
-    monkeypatch.setattr(module, "load_product", lambda _name: SimpleNamespace(__version__="10.3.0"))
-    monkeypatch.setattr(module, "read_gpu", lambda: None)
-    monkeypatch.setattr(module, "read_device", lambda: Device(group="jetson", l4t="36.4.3"))
+    for place in (module, opening):
+        monkeypatch.setattr(place, "load_product", lambda _name: SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setattr(opening, "read_device", lambda: Device(group="jetson", l4t="36.4.3"))
+    set_gpu(monkeypatch, None)
     return jobs
+
+
+def set_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None) -> None:
+    for place in (module, opening):
+        monkeypatch.setattr(place, "read_gpu", lambda: gpu)
 
 
 def test_target_that_needs_no_engines_says_so(bundle: Path, compiled: list[Job]) -> None:
@@ -64,7 +85,8 @@ def test_engines_of_a_board_need_the_board(bundle: Path, compiled: list[Job]) ->
 
 
 def test_on_a_board_engines_are_bound_to_it(bundle: Path, compiled: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_gpu", lambda: ORIN)
+    set_gpu(monkeypatch, ORIN)
+    monkeypatch.setattr(module, "open_folder", lambda _product, folder: PlanBackend(folder))
     result = module.seal_bundle(SealRequest(bundle, "jetson-orin-nano-8gb"), Silent())
     found = result.record.fingerprint
     assert (found.product, found.version, found.device, found.sm, found.l4t) == (
@@ -75,7 +97,9 @@ def test_on_a_board_engines_are_bound_to_it(bundle: Path, compiled: list[Job], m
         "36.4.3",
     )
     assert {job.product for job in compiled} == {"trt"}
-    assert result.record.not_checked == "This version builds TensorRT engines and cannot run them yet."
+    assert result.record.not_checked is None
+    assert result.record.parity
+    assert all(row.passed for row in result.record.parity)
 
 
 def test_engines_for_any_gpu_are_bound_to_none(bundle: Path, compiled: list[Job]) -> None:
@@ -83,6 +107,7 @@ def test_engines_for_any_gpu_are_bound_to_none(bundle: Path, compiled: list[Job]
     found = result.record.fingerprint
     assert (found.product, found.device, found.sm, found.l4t) == ("trt-rtx", None, None, None)
     assert result.folder == bundle / "engines" / found.key
+    assert result.record.not_checked == "This machine shows no NVIDIA GPU to run them on."
 
 
 def test_second_time_there_is_nothing_to_do_unless_asked(bundle: Path, compiled: list[Job]) -> None:
@@ -132,7 +157,7 @@ def test_engines_do_not_change_the_bundle(bundle: Path, compiled: list[Job]) -> 
 def test_machine_can_seal_what_it_has_the_device_for(
     compiled: list[Job], monkeypatch: pytest.MonkeyPatch, target: str, gpu: Gpu | None, expected: bool
 ) -> None:
-    monkeypatch.setattr(module, "read_gpu", lambda: gpu)
+    set_gpu(monkeypatch, gpu)
     assert module.can_seal(find_target(target)) is expected
 
 

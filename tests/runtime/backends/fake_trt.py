@@ -1,0 +1,209 @@
+"""A GPU and a TensorRT that are none: device memory is host memory, and plans run in ONNX Runtime.
+
+They keep the rules that the real ones punish with a crash: an address must have been given out, a shape must lie in
+the chosen profile, and nothing runs before every tensor has both.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_engines.profiles import InputShapes, Profile, profiles_of
+from stc_export.spec.engines import plan_name
+from stc_export.spec.errors import ResourceError
+from stc_export.spec.manifest import GraphEntry, Manifest
+from stc_runtime.backends.base import Engine
+from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.trt import TrtBackend
+from stc_runtime.bundle import Bundle, read_manifest
+
+Profiles = Callable[[GraphEntry, Manifest], tuple[Profile, ...]]
+
+_TYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "uint8": "UINT8"}
+
+
+class FakeDevice:
+    """Memory with addresses.
+
+    Args:
+        most: Bytes that there are.
+    """
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.memory: dict[int, bytearray] = {}
+        self._next, self._most = 4096, most
+        self.entered = 0
+
+    @property
+    def stream(self) -> int:
+        return 77
+
+    def enter(self) -> None:
+        self.entered += 1
+
+    def allocate(self, size: int) -> int:
+        if sum(map(len, self.memory.values())) + size > self._most:
+            raise ResourceError("The GPU has no memory left.", "Close other programs.")
+        address, self._next = self._next, self._next + size + 256
+        self.memory[address] = bytearray(b"\xcd" * size)
+        return address
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        assert array.nbytes <= len(self.memory[address])
+        self.memory[address][: array.nbytes] = array.tobytes()
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        array[...] = np.frombuffer(self.memory[address], array.dtype, array.size).reshape(array.shape)
+
+    def wait(self) -> None:
+        pass
+
+
+class FakeTensorRt:
+    """Stands for the module ``tensorrt``; the classes below have the names of its own."""
+
+    class ILogger:
+        """Base of loggers."""
+
+        class Severity(enum.Enum):
+            INTERNAL_ERROR = 0
+            ERROR = 1
+            WARNING = 2
+
+    def __init__(self, device: FakeDevice, profiles: Profiles = profiles_of) -> None:
+        self._device, self._profiles = device, profiles
+
+    def Runtime(self, log: Any) -> Any:  # noqa: N802 - its name
+        return Runtime(self._device, log, self._profiles)
+
+
+class Runtime:
+    def __init__(self, device: FakeDevice, log: Any, profiles: Profiles) -> None:
+        self._device, self._log, self._profiles = device, log, profiles
+
+    def deserialize_cuda_engine(self, data: bytes) -> ICudaEngine | None:
+        try:
+            plan = json.loads(data)
+        except ValueError:
+            self._log.log(FakeTensorRt.ILogger.Severity.WARNING, "a warning")
+            self._log.log(FakeTensorRt.ILogger.Severity.ERROR, "magic tag does not match.")
+            return None
+        manifest = read_manifest(Path(plan["root"]))
+        graph = next(graph for graph in manifest.graphs if graph.file == plan["graph"])
+        engine = OrtBackend(threads=1).open(Path(plan["root"]), graph)
+        return ICudaEngine(graph, self._profiles(graph, manifest), engine, self._device)
+
+
+class ICudaEngine:
+    def __init__(self, graph: GraphEntry, profiles: tuple[Profile, ...], engine: Engine, device: FakeDevice) -> None:
+        self.graph, self.profiles, self.engine, self.device = graph, profiles, engine, device
+        self.ports = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
+        self.contexts: list[IExecutionContext] = []
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.ports)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return max(1, len(self.profiles))
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.ports)[index]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return f"DataType.{_TYPES[self.ports[name].dtype]}"
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        fed = next(fed for fed in self.profiles[index].inputs if fed.name == name)
+        return [fed.least, fed.usual, fed.most]
+
+    def create_execution_context(self) -> IExecutionContext:
+        self.contexts.append(IExecutionContext(self))
+        return self.contexts[-1]
+
+
+class IExecutionContext:
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine, self._profile = engine, 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        assert stream == self._engine.device.stream
+        self._profile = index
+        return 0 <= index < self._engine.num_optimization_profiles
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        declared = self._engine.ports[name].shape
+        if any(isinstance(size, str) for size in declared):
+            least, _, most = self._engine.get_tensor_profile_shape(name, self._profile)
+            if not all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True)):
+                return False
+        elif tuple(shape) != declared:
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return address in self._engine.device.memory
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        letters = {
+            letter: size
+            for spec in self._engine.graph.inputs
+            for letter, size in zip(spec.shape, self._shapes[spec.name], strict=True)
+        }
+        return tuple(letters[size] if isinstance(size, str) else size for size in self._engine.ports[name].shape)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        graph, memory = self._engine.graph, self._engine.device.memory
+        if stream != self._engine.device.stream or self._addresses.keys() != self._engine.ports.keys():
+            return False
+        feeds = {}
+        for spec in graph.inputs:
+            shape = self._shapes[spec.name]
+            count = int(np.prod(shape))
+            feeds[spec.name] = (
+                np.frombuffer(memory[self._addresses[spec.name]], spec.dtype, count).reshape(shape).copy()
+            )
+        for name, value in self._engine.engine.run(feeds, {}).items():
+            place = memory[self._addresses[name]]
+            assert value.nbytes <= len(place)
+            place[: value.nbytes] = value.tobytes()
+        return True
+
+
+def write_plans(root: Path, manifest: Manifest, folder: Path) -> Path:
+    """Write a plan for every graph of a bundle, as sealing would."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for graph in manifest.graphs:
+        (folder / plan_name(graph)).write_text(json.dumps({"root": str(root), "graph": graph.file}))
+    return folder
+
+
+def any_shape(graph: GraphEntry, _manifest: Manifest) -> tuple[Profile, ...]:
+    """One profile that takes whatever comes."""
+    fed = []
+    for spec in graph.inputs:
+        if any(isinstance(size, str) for size in spec.shape):
+            sizes = [[1, 8, 4096] if isinstance(size, str) else [size] * 3 for size in spec.shape]
+            fed.append(InputShapes(spec.name, *(tuple(column) for column in zip(*sizes, strict=True))))
+    return (Profile("any", tuple(fed)),) if fed else ()
+
+
+def fake_backend(bundle: Bundle, folder: Path, profiles: Profiles = profiles_of) -> TrtBackend:
+    """Return the real backend on a device that is none."""
+    device = FakeDevice()
+    return TrtBackend(FakeTensorRt(device, profiles), device, write_plans(bundle.root, bundle.manifest, folder))

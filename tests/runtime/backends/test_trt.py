@@ -1,0 +1,174 @@
+"""Backend ``trt`` on a device that is none: what it asks of TensorRT, and what it says when that fails."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stc_export.spec.engines import plan_name
+from stc_export.spec.errors import BundleError, DeviceError, ResourceError
+from stc_runtime import Bundle, Model, StreamSession
+from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.trt import TrtBackend
+from stc_runtime.goldens import Goldens, run_goldens
+from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, fake_backend, write_plans
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+def feeds(bundle: Bundle, role: Any, variant: str = "default", **letters: int) -> dict[str, np.ndarray]:
+    graph = bundle.manifest.graph(role, variant)
+    sizes = {spec.name: [letters[d] if isinstance(d, str) else d for d in spec.shape] for spec in graph.inputs}
+    return {spec.name: np.zeros(sizes[spec.name], spec.dtype) for spec in graph.inputs}
+
+
+def vit(bundle: Bundle, tokens: int) -> dict[str, np.ndarray]:
+    return {**feeds(bundle, "vit", "gate", R=tokens), "indices": np.arange(tokens)}
+
+
+def test_all_engines_give_what_the_goldens_say(bundle: Bundle, tmp_path: Path) -> None:
+    """Also that the profiles which engines are built with have room for every case."""
+    backend, goldens = fake_backend(bundle, tmp_path, any_shape), Goldens.open(bundle.root)
+    for graph in bundle.manifest.graphs:
+        rows = run_goldens(goldens, graph.file, backend.open(bundle.root, graph), lambda _case, run: run())
+        assert rows
+        assert all(row.passed for row in rows)
+
+
+def test_a_stream_is_the_same_as_with_onnx_runtime(bundle: Bundle, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 70, 70, 3), np.uint8)
+    frames[3] = frames[2]
+
+    def play(backend: Any) -> tuple[list[Any], list[int]]:
+        with StreamSession(Model(bundle, backend)) as stream:
+            reports = [stream.push(frame, number / 2) for number, frame in enumerate(frames)]
+            answer = list(stream.ask_tokens((5, 6, 7), max_tokens=6))
+        return [(r.mode, r.kept_tokens) for r in reports], answer
+
+    assert play(fake_backend(bundle, tmp_path)) == play(OrtBackend(threads=1))
+
+
+def test_narrow_profile_is_preferred_and_each_has_one_context(bundle: Bundle, tmp_path: Path) -> None:
+    engine: Any = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("vit", "gate"))
+    tokens = bundle.manifest.dims.vision.tokens
+    for count in (tokens, 3, tokens, 7, tokens - 1):
+        engine.run(vit(bundle, count), {})
+    assert [context._profile for context in engine._engine.contexts] == [0, 1]
+    assert engine._choose(vit(bundle, tokens)) == 0
+    assert engine._choose(vit(bundle, tokens - 1)) == 1
+
+
+def test_decoding_takes_its_own_profile(bundle: Bundle, tmp_path: Path) -> None:
+    engine: Any = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("llm"))
+    room = engine._profiles[0]["past_bias"][0][1]
+    assert engine._choose(feeds(bundle, "llm", S=1, P=room)) == 1
+    assert engine._choose(feeds(bundle, "llm", S=2, P=room)) == 0
+
+
+def test_shape_that_nobody_built_for_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    engine = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("llm"))
+    with pytest.raises(BundleError, match=r'The engine of "graphs/llm\.onnx" was not built for inputs_embeds \[1, 1,'):
+        engine.run(feeds(bundle, "llm", S=1, P=1 << 14), {})
+
+
+def test_buffers_grow_and_none_is_lost(bundle: Bundle, tmp_path: Path) -> None:
+    device = FakeDevice()
+    folder = write_plans(bundle.root, bundle.manifest, tmp_path)
+    backend = TrtBackend(FakeTensorRt(device), device, folder)
+    graph = bundle.manifest.graph("vit", "gate")
+    engine = backend.open(bundle.root, graph)
+    sizes = []
+    for tokens in (2, 9, 4, 9):
+        engine.run(vit(bundle, tokens), {})
+        sizes.append(sum(map(len, device.memory.values())))
+    assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
+    assert len(device.memory) == len(graph.inputs) + len(graph.outputs)
+
+
+def test_calls_from_several_threads_do_not_mix(bundle: Bundle, tmp_path: Path) -> None:
+    engine = fake_backend(bundle, tmp_path, any_shape).open(bundle.root, bundle.manifest.graph("pruner", "none"))
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        fed = {"features": np.full(feeds(bundle, "pruner", "none")["features"].shape, number, np.float32)}
+        alone = OrtBackend(threads=1).open(bundle.root, bundle.manifest.graph("pruner", "none")).run(fed, {})
+        found = [engine.run(fed, {})["visual_tokens"].tobytes() for _ in range(20)]
+        wrong.extend(number for tokens in found if tokens != alone["visual_tokens"].tobytes())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def test_plan_that_cannot_be_loaded_is_never_passed_on(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path)
+    graph = bundle.manifest.graph("llm")
+    (tmp_path / plan_name(graph)).write_bytes(b"of another version")
+    with pytest.raises(BundleError, match=r"cannot load .*llm\.plan\" \(magic tag does not match\)") as caught:
+        backend.open(bundle.root, graph)
+    assert f"stc-export seal {bundle.root}" in caught.value.fix
+
+
+def test_missing_plan_says_how_to_get_it(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path)
+    graph = bundle.manifest.graph("llm")
+    (tmp_path / plan_name(graph)).unlink()
+    with pytest.raises(BundleError, match="is missing"):
+        backend.open(bundle.root, graph)
+
+
+def test_engine_of_another_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path)
+    llm, vit_gate = bundle.manifest.graph("llm"), bundle.manifest.graph("vit", "gate")
+    (tmp_path / plan_name(llm)).write_bytes((tmp_path / plan_name(vit_gate)).read_bytes())
+    with pytest.raises(BundleError, match="has another delta_in than the manifest declares"):
+        backend.open(bundle.root, llm)
+
+
+def test_device_without_memory_is_a_lack_of_resources(bundle: Bundle, tmp_path: Path) -> None:
+    device = FakeDevice(most=1000)
+    backend = TrtBackend(FakeTensorRt(device), device, write_plans(bundle.root, bundle.manifest, tmp_path))
+    engine = backend.open(bundle.root, bundle.manifest.graph("cacher_gate"))
+    with pytest.raises(ResourceError) as caught:
+        engine.run(feeds(bundle, "cacher_gate"), {})
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("execute_async_v3", DeviceError),
+        ("set_input_shape", DeviceError),
+        ("set_tensor_address", DeviceError),
+        ("set_optimization_profile_async", DeviceError),
+    ],
+)
+def test_refusal_of_tensorrt_is_an_error(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]
+) -> None:
+    engine = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("cacher_gate"))
+    monkeypatch.setattr(f"tests.runtime.backends.fake_trt.IExecutionContext.{method}", lambda *_: False)
+    with pytest.raises(error, match=r'refuses to run "graphs/cacher_gate\.onnx"'):
+        engine.run(feeds(bundle, "cacher_gate"), {})
+
+
+def test_context_that_is_none_is_a_lack_of_memory(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("cacher_gate"))
+    monkeypatch.setattr("tests.runtime.backends.fake_trt.ICudaEngine.create_execution_context", lambda _: None)
+    with pytest.raises(ResourceError, match="no memory to run"):
+        engine.run(feeds(bundle, "cacher_gate"), {})
