@@ -18,6 +18,13 @@ Notify = Callable[[str, int, int], None]
 
 #: How TensorRT says that memory ran out.
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "memory allocation", "bad_alloc")
+#: Other things that it is known to say, with what helps.
+_KNOWN = {
+    "could not find any implementation": "Mostly it had too little memory to try its kernels: close other programs, or "
+    "add swap, and run it again.",
+    "is not supported by this tensorrt": "Use the TensorRT of your JetPack; the general one for ARM servers has no "
+    "kernels for every Jetson.",
+}
 #: Messages of the compiler that an error repeats.
 _REPEATED = 3
 
@@ -105,9 +112,9 @@ def _failure(recipe: Recipe, reasons: list[str]) -> EngineError | ResourceError:
             f'Memory did not suffice to build "{name}" ({text}).',
             "Close other programs, or add swap.",
         )
-    return EngineError(
-        f'The compiler refuses "{name}": {text}.', "Please report it with this message and the version of TensorRT."
-    )
+    report = "Please report it with this message and the version of TensorRT."
+    fix = next((fix for mark, fix in _KNOWN.items() if mark in text.lower()), report)
+    return EngineError(f'The compiler refuses "{name}": {text.removesuffix(".")}.', fix)
 
 
 def _make_log(trt: Any) -> Any:

@@ -21,13 +21,17 @@ class Product:
     Attributes:
         title: Its name for people.
         module: Its Python module.
+        oldest: The first release that will do.
         install: How to get it.
+        update: How to get a newer one.
         bound: Whether its engines are bound to the device that they were built on, which it then needs to build.
     """
 
     title: str
     module: str
+    oldest: tuple[int, int]
     install: str
+    update: str
     bound: bool
 
 
@@ -35,10 +39,19 @@ PRODUCTS: Mapping[ProductName, Product] = {
     "trt": Product(
         "TensorRT",
         "tensorrt",
+        (10, 3),
         "On a Jetson it comes with JetPack: create the environment with python3 -m venv --system-site-packages.",
+        "Update to JetPack 6.1 or newer.",
         bound=True,
     ),
-    "trt-rtx": Product("TensorRT-RTX", "tensorrt_rtx", 'Run pip install "stc-export[rtx]".', bound=False),
+    "trt-rtx": Product(
+        "TensorRT-RTX",
+        "tensorrt_rtx",
+        (1, 7),
+        'Run pip install "stc-export[rtx]".',
+        'Run pip install --upgrade "stc-export[rtx]".',
+        bound=False,
+    ),
 }
 
 
@@ -46,13 +59,20 @@ def load_product(name: ProductName) -> Any:
     """Import the module of a product.
 
     Raises:
-        MissingDependencyError: It is not installed, or its libraries cannot be loaded.
+        MissingDependencyError: It is not installed, too old, or its libraries cannot be loaded.
     """
     product = PRODUCTS[name]
     try:
-        return importlib.import_module(product.module)
+        module = importlib.import_module(product.module)
     except (ImportError, OSError) as error:  # OSError: a library beside it is missing
         reason = str(error).splitlines()[0]
         raise MissingDependencyError(
             f"{product.title} cannot be imported ({reason.rstrip('.')}).", product.install
         ) from error
+    version = str(module.__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < product.oldest:
+        oldest = ".".join(map(str, product.oldest))
+        raise MissingDependencyError(
+            f"{product.title} {version} is too old: engines are built and run with {oldest} or newer.", product.update
+        )
+    return module
