@@ -21,6 +21,7 @@ NAME = "validation/7"
 
 def main() -> int:
     start = time.perf_counter()
+    (ROOT / WORK).mkdir(parents=True, exist_ok=True)
     say("1. A checkpoint becomes a bundle")
     command("stc_export", "build", "demo", "--out", str(BUNDLE), "--overwrite")
     say("2. A clip that the model has never seen, with questions about it")

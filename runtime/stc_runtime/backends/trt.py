@@ -78,7 +78,8 @@ class TrtEngine:
 
     def __init__(self, engine: Any, graph: GraphEntry, device: Device) -> None:
         self._engine, self._graph, self._device = engine, graph, device
-        self._profiles = [_read_profile(engine, graph, index) for index in range(engine.num_optimization_profiles)]
+        count = max(1, engine.num_optimization_profiles)  # of a graph without dynamic shapes there may be none
+        self._profiles = [_read_profile(engine, graph, index) for index in range(count)]
         self._contexts: dict[int, Any] = {}
         self._buffers: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
@@ -116,7 +117,7 @@ class TrtEngine:
         ]
         if fitting:
             return min(fitting)[1]
-        shapes = ", ".join(f"{name} {list(feeds[name].shape)}" for name in (self._profiles or [{}])[0])
+        shapes = ", ".join(f"{name} {list(feeds[name].shape)}" for name in self._profiles[0])
         raise BundleError(
             f'The engine of "{self._graph.file}" was not built for {shapes}.',
             "Put the policy into the bundle when it is built, and seal it again.",
@@ -129,9 +130,9 @@ class TrtEngine:
                 raise ResourceError(
                     f'There is no memory to run "{self._graph.file}".', "Close other programs, or use a smaller model."
                 )
-            _require(
-                context.set_optimization_profile_async(profile, self._device.stream), self._graph, "lacks a profile"
-            )
+            if self._engine.num_optimization_profiles:
+                chosen = context.set_optimization_profile_async(profile, self._device.stream)
+                _require(chosen, self._graph, "lacks a profile")
             self._contexts[profile] = context
         return self._contexts[profile]
 
