@@ -30,6 +30,7 @@ def read_nodes(path: Path, file: str) -> Graph:
         BundleError: It is no ONNX graph.
     """
     try:
+        onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
         inferred = shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # protobuf and onnx raise families of their own
@@ -37,8 +38,6 @@ def read_nodes(path: Path, file: str) -> Graph:
         raise BundleError(f'"{path}" is no ONNX graph ({reason}).', "Build the bundle again.") from error
     tensors = _tensors(inferred.graph)
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
-    if not inferred.graph.node:
-        raise BundleError(f'"{path}" is no ONNX graph (it has no nodes).', "Build the bundle again.")
     weights = {weight.name for weight in inferred.graph.initializer}
     modules = _modules(inferred.graph.node, weights)
     nodes = tuple(_node(node, tensors, module) for node, module in zip(inferred.graph.node, modules, strict=True))

@@ -6,7 +6,7 @@ when they do not (documentation of TensorRT, "Transformers: fused attention").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stc_engines.lint.finding import Finding, Rule, Setting, at_node
@@ -19,7 +19,6 @@ _LEAST_WIDTH, _MOST_WIDTH, _WIDTH_STEP = 16, 256, 8
 #: What may stand between the two products and the softmax.
 _JOINS = frozenset({"Concat", "Split", "Slice"})
 _BETWEEN = _JOINS | {"Add", "Mul", "Div", "Cast", "Where", "Reshape", "Identity"}
-
 
 _MODULE = "It costs time, not correctness; only another export of this module changes it."
 _MODEL = "It costs time, not correctness; only another model changes it."
@@ -40,21 +39,30 @@ class _Pattern:
     after: tuple[Node, ...]
 
 
+@dataclass(frozen=True)
+class _Links:
+    """Who makes each tensor, and who is the first to use it."""
+
+    makers: Mapping[str, Node]
+    users: Mapping[str, Node]
+
+
 def attention(graph: Graph, _setting: Setting) -> Iterator[Finding]:
-    """Find attention that stays three kernels."""
+    """Find attention that does not become one kernel."""
+    links = _Links(
+        {out.name: node for node in graph.nodes for out in node.outputs},
+        {fed.name: node for node in reversed(graph.nodes) for fed in node.inputs},
+    )
     for node in graph.nodes:
-        if node.op != "Softmax":
-            continue
-        pattern = _find(graph, node)
+        pattern = _find(links, node) if node.op == "Softmax" else None
         for reason, fix in [] if pattern is None else _reasons(pattern):
-            yield at_node(
-                "slow", "attention", graph, node, f"This attention does not become one kernel: {reason}.", fix
-            )
+            problem = f"This attention does not become one kernel: {reason}."
+            yield at_node("slow", "attention", graph, node, problem, fix)
 
 
-def _find(graph: Graph, softmax: Node) -> _Pattern | None:
-    before, scores = _walk(softmax, lambda node: _above(graph, node))
-    after, product = _walk(softmax, lambda node: _below(graph, node))
+def _find(links: _Links, softmax: Node) -> _Pattern | None:
+    before, scores = _walk(softmax, lambda node: _above(links, node))
+    after, product = _walk(softmax, lambda node: _below(links, node))
     if scores is None or product is None:
         return None
     return _Pattern(scores, before, after)
@@ -70,16 +78,14 @@ def _walk(start: Node, step: Callable[[Node], Node | None]) -> tuple[tuple[Node,
     return tuple(passed), node if node is not None and node.op == "MatMul" else None
 
 
-def _above(graph: Graph, node: Node) -> Node | None:
+def _above(links: _Links, node: Node) -> Node | None:
     """Return the node through which the scores come: a mask, a scale or a weight is not one of these."""
-    producers = [graph.producer(tensor.name) for tensor in node.inputs]
-    wanted = [p for p in producers if p is not None and (p.op == "MatMul" or p.op in _BETWEEN)]
-    return wanted[0] if wanted else None
+    makers = [links.makers[fed.name] for fed in node.inputs if fed.name in links.makers]
+    return next((maker for maker in makers if maker.op == "MatMul" or maker.op in _BETWEEN), None)
 
 
-def _below(graph: Graph, node: Node) -> Node | None:
-    names = {tensor.name for tensor in node.outputs}
-    return next((user for user in graph.nodes if any(tensor.name in names for tensor in user.inputs)), None)
+def _below(links: _Links, node: Node) -> Node | None:
+    return next((links.users[out.name] for out in node.outputs if out.name in links.users), None)
 
 
 def _reasons(pattern: _Pattern) -> Iterator[tuple[str, str]]:

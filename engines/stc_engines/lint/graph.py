@@ -66,7 +66,3 @@ class Graph:
     opset: int
     nodes: tuple[Node, ...]
     inputs: tuple[Tensor, ...] = ()
-
-    def producer(self, tensor: str) -> Node | None:
-        """Return the node that makes a tensor; ``None`` for an input or a weight."""
-        return next((node for node in self.nodes if any(out.name == tensor for out in node.outputs)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from stc_engines.lint.finding import Finding, Rule, Setting, at_node
@@ -57,12 +57,11 @@ def data_dependent(graph: Graph, _setting: Setting) -> Iterator[Finding]:
 
 def sizes(graph: Graph, _setting: Setting) -> Iterator[Finding]:
     """Find sizes that are computed from data, or fed as numbers."""
-    producers = {out.name: node for node in graph.nodes for out in node.outputs}
-    fed = {tensor.name for tensor in graph.inputs}
-    known: dict[str, Origin] = {}
+    origins = {tensor.name: Origin.INPUT for tensor in graph.inputs}
     for node in graph.nodes:
         places = [node.inputs[i] for i in _SIZES.get(node.op, ()) if i < len(node.inputs)]
-        origin = max((_origin(t, producers, fed, known) for t in places), key=lambda o: o.value, default=Origin.SHAPE)
+        origin = _worst(places, origins)
+        origins |= dict.fromkeys((out.name for out in node.outputs), _given(node, origins))
         if origin is Origin.DATA:
             yield at_node(
                 "error",
@@ -83,22 +82,16 @@ def sizes(graph: Graph, _setting: Setting) -> Iterator[Finding]:
             )
 
 
-def _origin(tensor: Tensor, producers: Mapping[str, Node], fed: set[str], known: dict[str, Origin]) -> Origin:
-    if not tensor.name or tensor.constant:
+def _worst(tensors: Sequence[Tensor], origins: Mapping[str, Origin]) -> Origin:
+    found = (origins.get(tensor.name, Origin.SHAPE) for tensor in tensors if not tensor.constant)
+    return max(found, key=lambda origin: origin.value, default=Origin.SHAPE)
+
+
+def _given(node: Node, origins: Mapping[str, Origin]) -> Origin:
+    """Return where what a node gives comes from, if it is used as a size."""
+    if node.op in ("Shape", "Size", "Constant"):
         return Origin.SHAPE
-    if tensor.name in known:
-        return known[tensor.name]
-    node = producers.get(tensor.name)
-    if node is None:
-        found = Origin.INPUT if tensor.name in fed else Origin.SHAPE
-    elif node.op in ("Shape", "Size", "Constant"):
-        found = Origin.SHAPE
-    elif node.op in _ARITHMETIC:
-        found = max((_origin(t, producers, fed, known) for t in node.inputs), key=lambda o: o.value)
-    else:
-        found = Origin.DATA
-    known[tensor.name] = found
-    return found
+    return _worst(node.inputs, origins) if node.op in _ARITHMETIC else Origin.DATA
 
 
 def ranking(graph: Graph, setting: Setting) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from stc_engines.lint.operators import known_operators
 from stc_engines.lint.rules import RULES, check_graph
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_export.exporter.nodes import read_nodes
-from stc_export.spec.errors import EngineError
+from stc_export.spec.errors import BundleError, EngineError
 from stc_runtime.bundle import read_manifest
 
 FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
@@ -34,8 +34,20 @@ def write(
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
-    onnx.save(helper.make_model(graph, opset_imports=opsets), path)
+    model = helper.make_model(graph, opset_imports=opsets)
+    if any(shape is None for _, shape in outputs.values()):
+        _number_dimensions(model)
+    onnx.save(model, path)
     return path
+
+
+def _number_dimensions(model: Any) -> None:
+    """Give outputs without a shape at least the number of their dimensions, which ONNX wants."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    for value, known in zip(model.graph.output, inferred.graph.output, strict=True):
+        if not value.type.tensor_type.HasField("shape"):
+            rank = len(known.type.tensor_type.shape.dim) or 1
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, [None] * rank))
 
 
 def found(path: Path, setting: Setting | None = None) -> list[Finding]:
@@ -288,3 +300,32 @@ def test_onnx_runtime_runs_what_onnx_allows(tmp_path: Path) -> None:
     path = unary("Unique", FLOAT)(tmp_path / "one.onnx")
     assert RULES["ort"] == ()
     assert list(check_graph(read_nodes(path, "x"), "ort", Setting())) == []
+
+
+def test_long_chain_of_sizes_is_followed(tmp_path: Path) -> None:
+    """Thousands of nodes between a shape, or a number from data, and where it is a size."""
+    for source, expected in (
+        (N("Shape", ["x"], ["n0"]), []),
+        (N("ReduceSum", ["m"], ["n0"]), ["data-dependent shape"]),
+    ):
+        chain = [N("Add", [f"n{i}", "zero"], [f"n{i + 1}"]) for i in range(3000)]
+        nodes = [source, *chain, N("Expand", ["x", "n3000"], ["y"])]
+        inputs: Ports = {"x": (FLOAT, [8]), "m": (INT, [8])}
+        path = write(tmp_path / "one.onnx", nodes, inputs, {"y": (FLOAT, None)}, zero=np.zeros(1, np.int64))
+        assert errors(path) == expected
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [N("Add", ["y", "x"], ["y"])],
+        [N("Add", ["later", "x"], ["y"]), N("Relu", ["x"], ["later"])],
+        [N("TopK", ["x"], ["y"])],
+        [N("Softmax", [], ["y"])],
+        [N("Relu", ["x"], [])],
+    ],
+)
+def test_graph_that_onnx_does_not_allow_is_refused(tmp_path: Path, nodes: list[Any]) -> None:
+    path = write(tmp_path / "one.onnx", nodes, {"x": (FLOAT, [8])}, {"y": (FLOAT, [8])})
+    with pytest.raises(BundleError, match="is no ONNX graph"):
+        read_nodes(path, "one.onnx")
