@@ -31,11 +31,10 @@ from stc_export.pipeline.bench_stages import VitPasses, measure_prefill, measure
 from stc_export.pipeline.bench_video import read_scene
 from stc_export.pipeline.operations import vit_macs
 from stc_export.pipeline.types import BenchResult, BenchRow
-from stc_export.spec.manifest import Manifest
+from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.spec.policy import SELECTIONS, Selection, named_policies
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import read_manifest
 from stc_runtime.model import Model
 
 RESULTS = Path(__file__).resolve().parent / "results"

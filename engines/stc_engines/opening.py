@@ -9,6 +9,7 @@ from stc_engines.detect import read_device, read_gpu
 from stc_engines.fingerprint import fingerprint_of
 from stc_engines.runnable import check_runnable
 from stc_engines.table import find_target
+from stc_engines.trt.log import make_log
 from stc_engines.trt.product import PRODUCTS, load_product
 from stc_export.spec.engines import find_engines
 from stc_export.spec.errors import DeviceError, UsageError
@@ -36,7 +37,7 @@ def open_backend(path: str | Path, threads: int | None = None) -> Backend:
         MissingDependencyError: The backend is not installed.
         DeviceError: The device is not here.
     """
-    from stc_runtime.bundle import read_manifest
+    from stc_export.spec.manifest import read_manifest
 
     manifest = read_manifest(Path(path))
     target = find_target(manifest.target)
@@ -65,7 +66,8 @@ def open_folder(product: ProductName, folder: Path) -> Backend:
     from stc_runtime.backends.cuda import CudaDevice
     from stc_runtime.backends.trt import TrtBackend
 
-    return TrtBackend(load_product(product), CudaDevice(), folder)
+    trt = load_product(product)
+    return TrtBackend(trt, make_log(trt), CudaDevice(), folder)
 
 
 _OPENERS: Mapping[BackendKind, Callable[[Target, Path, Manifest, int | None], Backend]] = {

@@ -18,7 +18,7 @@ from stc_engines.trt.worker import Job
 from stc_export.spec import codec
 from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, CaseTiming, EngineEntry, SealRecord, plan_name
 from stc_export.spec.errors import ParityError, ResourceError
-from stc_export.spec.files import new_directory
+from stc_export.spec.files import file_digest, new_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def _build(order: Order, graph: GraphEntry, folder: Path, advance: Callable[[int
     build_isolated(Job(order.product, recipe, str(plan)), lambda *_: advance(0))
     took = round(time.perf_counter() - started, 3)
     names = tuple(profile.name for profile in profiles)
-    return EngineEntry(graph.file, plan.name, names, plan.stat().st_size, _digest(plan), took)
+    return EngineEntry(graph.file, plan.name, names, plan.stat().st_size, file_digest(plan), took)
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,3 @@ def _samples_ms(run: Callable[[], object]) -> tuple[float, ...]:
         run()
         samples.append(round(1e3 * (time.perf_counter() - started), 4))
     return tuple(samples)
-
-
-def _digest(path: Path) -> str:
-    from stc_runtime.bundle import file_digest
-
-    return file_digest(path)

@@ -97,7 +97,8 @@ def _share(interval: dict[str, float]) -> str:
 
 
 def _points(interval: dict[str, float]) -> str:
-    return f"{100 * interval['value']:+.1f} ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f})"
+    value, low, high = (round(100 * interval[name], 1) + 0.0 for name in ("value", "low", "high"))  # + 0.0: no "-0.0"
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Open a bundle directory: read its manifest and check its files before anything in them is used."""
+"""Open a bundle directory: check its files before anything in them is used."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError
-from stc_export.spec.manifest import (
-    DTYPE_BYTES,
-    MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
-    FileEntry,
-    Manifest,
-    TableEntry,
-    manifest_from_text,
-)
+from stc_export.spec.files import file_digest
+from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, Manifest, TableEntry, read_manifest
 from stc_runtime.interface import check_interface
 
 #: Files up to this size are hashed whenever a bundle is opened; larger ones by ``stc-export inspect``.
 HASHED_WHEN_OPENED_BYTES = 64 * 1024 * 1024
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,30 +59,6 @@ class Bundle:
         return np.memmap(file, dtype=entry.dtype, mode="r", offset=entry.offset_bytes, shape=entry.shape)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read the manifest of a bundle.
-
-    Raises:
-        BundleError: There is no bundle, or its manifest cannot be used.
-    """
-    file = path / MANIFEST_NAME
-    try:
-        if not path.is_dir() or not file.is_file():
-            raise BundleError(
-                f'"{path}" is not a bundle: it has no {MANIFEST_NAME}.', "Build one with stc-export build."
-            )
-        if file.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f'The manifest of "{path}" is larger than any manifest.', "Build the bundle again.")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(
-            f'The manifest of "{str(path)[:200]}" cannot be read ({_reason(error)}).', "Build the bundle again."
-        ) from error
-    return manifest_from_text(text, str(path))
-
-
 def check_file(root: Path, entry: FileEntry) -> None:
     """Check that a listed file is a plain file inside the bundle with the listed size, and its digest if it is small.
 
@@ -115,24 +83,6 @@ def check_file(root: Path, entry: FileEntry) -> None:
         raise BundleError(f'"{entry.path}" in "{root}" was altered.', "Copy or build the bundle again.")
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _inside(entry: TableEntry, file: Path) -> bool:
-    elements = 1
-    for dimension in entry.shape:
-        if dimension < 1:
-            return False
-        elements *= dimension
-    end = entry.offset_bytes + elements * DTYPE_BYTES[entry.dtype]
-    return entry.offset_bytes >= 0 and end <= file.stat().st_size
+    end = entry.offset_bytes + math.prod(entry.shape) * DTYPE_BYTES[entry.dtype]
+    return min(entry.shape, default=1) >= 1 and entry.offset_bytes >= 0 and end <= file.stat().st_size

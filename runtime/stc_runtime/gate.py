@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.memory import kept_tokens
 from stc_export.spec.report import CacherMode
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _recomputed(policy: Policy, state: GateState, similarity: NDArray[np.float32
         tokens = similarity.size
         if state.frames % policy.cacher.interval == 0:
             return None
-        return min(max(int(tokens * policy.cacher.update_ratio), 1), tokens)
+        return kept_tokens(tokens, policy.cacher.update_ratio)
     return _recomputed_adaptive(policy.gate, state, similarity)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError
+from stc_export.spec.files import read_text
 from stc_export.spec.goldens import (
     DATA_NAME,
     INDEX_NAME,
@@ -49,16 +50,17 @@ class Goldens:
         """
         path = root / INDEX_NAME
         try:
-            if path.stat().st_size > MAX_INDEX_BYTES:
-                raise BundleError(f'The goldens of "{root}" are larger than any.', "Build the bundle again.")
-            size = (root / DATA_NAME).stat().st_size
-            index = index_from_text(path.read_text(encoding="utf-8"), str(root), size)
+            text, size = read_text(path, MAX_INDEX_BYTES), (root / DATA_NAME).stat().st_size
             data = np.memmap(root / DATA_NAME, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)
-        except (FileNotFoundError, UnicodeDecodeError) as error:
+        except FileNotFoundError as error:
             raise BundleError(
                 f'"{root}" has no goldens to check engines with.', "Build the bundle again with this version."
             ) from error
-        return cls(index, data)
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f'The goldens of "{root}" cannot be read ({error}).', "Build the bundle again."
+            ) from error
+        return cls(index_from_text(text, str(root), size), data)
 
     def stored(self, offset: int, dtype: str, shape: tuple[int, ...]) -> Array:
         """Return a copy of a stored tensor."""

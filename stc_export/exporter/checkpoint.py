@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_export.spec.errors import CheckpointError
+from stc_export.spec.files import read_text
 
 #: A config or index larger than this is not one.
 _MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -117,14 +118,10 @@ def read_json_object(path: Path) -> Mapping[str, Any]:
         CheckpointError: Missing, too large, not UTF-8 or not a JSON object.
     """
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f'"{path}" is larger than any such file.', "Save the checkpoint again.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, _MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise CheckpointError(f'"{path}" is missing.', "Give a complete checkpoint directory.") from error
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f'"{path}" cannot be read as JSON ({error}).', "Save the checkpoint again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(f'"{path}" is not a JSON object.', "Save the checkpoint again.")

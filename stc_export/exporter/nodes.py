@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,9 @@ def _value(value: Any) -> Tensor:
 def _constant(name: str, tensor: Any) -> Tensor:
     shape = tuple(tensor.dims)
     whole = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    small = whole and tensor.data_location != onnx.TensorProto.EXTERNAL and _count(shape) <= _SMALL
+    small = whole and tensor.data_location != onnx.TensorProto.EXTERNAL and math.prod(shape) <= _SMALL
     value = tuple(int(n) for n in numpy_helper.to_array(tensor).ravel()) if small else None
     return Tensor(name, _dtype(tensor.data_type), shape, value, constant=True)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _dim(dim: Any) -> Dim:

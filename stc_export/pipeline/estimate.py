@@ -8,6 +8,7 @@ from stc_export.exporter.weights import StoredTensor, file_bytes, layout
 from stc_export.families.base import StoredFiles
 from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
+from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import DTYPE_BYTES, DType
 from stc_export.spec.memory import kv_budget
 from stc_export.spec.policy import Policy
@@ -32,8 +33,7 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -
         PolicyError: The policy's memory does not fit the model.
     """
     stored = stored_files(split)
-    session = {("cacher_gate", "default"), ("vit", policy.cacher.selection), ("pruner", policy.pruner.method)}
-    session.add(("llm", "default"))
+    session = session_graphs(policy)
     weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
     disk = sum(file_bytes(recipes) for recipes in split.weights.values())
     return session_size(disk, weights, dims, policy, dtype)

@@ -10,8 +10,8 @@ from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.plan import prepare
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildRequest, Fit
-from stc_export.spec.manifest import MANIFEST_NAME, PRECISION_DTYPES, Manifest
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.interface import session_graphs
+from stc_export.spec.manifest import MANIFEST_NAME, PRECISION_DTYPES, Manifest, read_manifest
 
 
 def fit_targets(what: str) -> tuple[Fit, ...]:
@@ -43,14 +43,8 @@ def fit_bundle(path: Path, target: Target) -> Fit:
 
 def _session_weights(manifest: Manifest) -> int:
     """Bytes of the weight files that a session with the bundle's policy opens."""
-    policy = manifest.policy
-    graphs = (
-        manifest.graph("cacher_gate"),
-        manifest.graph("vit", policy.cacher.selection),
-        manifest.graph("pruner", policy.pruner.method),
-        manifest.graph("llm"),
-    )
-    paths = {path for graph in graphs for path in graph.weights}
+    used = session_graphs(manifest.policy)
+    paths = {path for role, variant in used for path in manifest.graph(role, variant).weights}
     return sum(entry.size_bytes for entry in manifest.files if entry.path in paths)
 
 

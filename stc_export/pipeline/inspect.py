@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights
-from stc_export.spec.engines import FOLDER, RECORD_NAME, SealRecord, is_whole, read_record
-from stc_export.spec.errors import BundleError
-from stc_export.spec.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest, manifest_from_text
+from stc_export.spec.engines import RECORD_NAME, SealRecord, is_whole, read_records
+from stc_export.spec.files import file_digest
+from stc_export.spec.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from stc_export.spec.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
@@ -32,7 +28,7 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         BundleError: Not a bundle at all: no directory, no manifest, or a manifest that cannot be read. A file that is
             missing or altered is a result, not an error.
     """
-    manifest = _read_manifest(bundle)
+    manifest = read_manifest(bundle)
     total = sum(entry.size_bytes for entry in manifest.files)
     missing: list[str] = []
     altered: list[FileFault] = []
@@ -45,7 +41,7 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
                 continue
             if problem is not None:
                 altered.append(FileFault(entry.path, problem))
-    engines = _engines(bundle)
+    engines = read_records(bundle)
     return InspectResult(
         bundle=bundle,
         manifest=manifest,
@@ -57,29 +53,6 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         engines=tuple(_engines_row(bundle, folder, record) for folder, record in engines.items()),
         ok=not missing and not altered,
     )
-
-
-def _read_manifest(bundle: Path) -> Manifest:
-    if not bundle.exists():
-        raise BundleError(f'There is no bundle "{bundle}".', "Give the directory that stc-export build wrote.")
-    if not bundle.is_dir():
-        raise BundleError(f'"{bundle}" is a file; a bundle is a directory.', "Give the directory that build wrote.")
-    path = bundle / MANIFEST_NAME
-    try:
-        found = path.lstat()
-    except OSError as error:
-        raise BundleError(
-            f'"{bundle}" is not a bundle: it has no {MANIFEST_NAME}.', "Give the directory that build wrote."
-        ) from error
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            f'The manifest of "{bundle}" is not a plain file of at most {MAX_MANIFEST_BYTES} bytes.', "Build it again."
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f'The manifest of "{bundle}" cannot be read ({error}).', "Build it again.") from error
-    return manifest_from_text(text, str(bundle))
 
 
 def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]) -> str | None:
@@ -98,19 +71,10 @@ def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]
     if found.st_size != entry.size_bytes:
         return f"{found.st_size} bytes, expected {entry.size_bytes}"
     try:
-        digest = _sha256(path, advance)
+        digest = file_digest(path, advance)
     except PermissionError:
         return "may not be read by this user"
     return None if digest == entry.sha256 else "the content differs (SHA-256)"
-
-
-def _sha256(path: Path, advance: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            advance(len(chunk))
-    return digest.hexdigest()
 
 
 def _shared_weights(manifest: Manifest) -> tuple[SharedWeights, ...]:
@@ -123,22 +87,13 @@ def _shared_weights(manifest: Manifest) -> tuple[SharedWeights, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.size_bytes, row.path)))
 
 
-def _engines(bundle: Path) -> dict[Path, SealRecord]:
-    """Return the folders of engines with their records; one that cannot be used is as good as none."""
-    found = {}
-    for path in sorted((bundle / FOLDER).glob(f"*/{RECORD_NAME}")):
-        with contextlib.suppress(BundleError):
-            found[path.parent] = read_record(path.parent)
-    return found
-
-
 def _engines_row(bundle: Path, folder: Path, record: SealRecord) -> SealedEngines:
     return SealedEngines(
         folder=folder.relative_to(bundle).as_posix(),
         fingerprint=record.fingerprint,
         count=len(record.engines),
         size_bytes=sum(entry.size_bytes for entry in record.engines),
-        whole=is_whole(folder),
+        whole=is_whole(folder, record),
         not_checked=record.not_checked,
     )
 

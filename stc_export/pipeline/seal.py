@@ -13,7 +13,7 @@ from stc_engines.table import find_target
 from stc_engines.trt.product import PRODUCTS, load_product
 from stc_export import __version__
 from stc_export.pipeline.types import SealRequest, SealResult
-from stc_export.spec.engines import FOLDER, is_whole, read_record
+from stc_export.spec.engines import FOLDER, find_whole
 from stc_export.spec.errors import MissingDependencyError
 from stc_runtime.bundle import Bundle
 
@@ -38,8 +38,9 @@ def seal_bundle(request: SealRequest, progress: Progress) -> SealResult:
     product = product_of(target)
     fingerprint = fingerprint_here(bundle.manifest, target)
     folder = request.bundle / FOLDER / fingerprint.key
-    if not request.overwrite and is_whole(folder):
-        return SealResult(request.bundle, target.name, folder, read_record(folder), built=False)
+    there = None if request.overwrite else find_whole(folder)
+    if there is not None:
+        return SealResult(request.bundle, target.name, folder, there, built=False)
     progress.note(f"compiler: {PRODUCTS[product].title} {fingerprint.version}")
     writer = f"stc-export {__version__}"
     order = Order(request.bundle, bundle.manifest, target, product, fingerprint, writer)

@@ -6,6 +6,7 @@ loaded: deserialising a foreign plan ends in a null pointer at best. Standard li
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stc_export.spec import codec
 from stc_export.spec.errors import BundleError
+from stc_export.spec.files import read_text
 from stc_export.spec.manifest import GraphEntry, GraphParity
 
 if TYPE_CHECKING:
@@ -144,12 +146,8 @@ def read_record(folder: Path) -> SealRecord:
     """
     path = folder / RECORD_NAME
     try:
-        if path.stat().st_size > _MAX_RECORD_BYTES:
-            raise BundleError(f'"{path}" is larger than any record of engines.', "Run stc-export seal again.")
-        record = codec.from_json(SealRecord, path.read_text(encoding="utf-8"))
+        record = codec.from_json(SealRecord, read_text(path, _MAX_RECORD_BYTES))
     except (OSError, ValueError) as error:
-        if isinstance(error, BundleError):
-            raise
         reason = str(error).removesuffix(".")
         raise BundleError(f'"{path}" cannot be used ({reason}).', "Run stc-export seal again.") from error
     foreign = [entry.file for entry in record.engines if not _NAME.fullmatch(entry.file)]
@@ -167,13 +165,30 @@ def plan_name(graph: GraphEntry) -> str:
     return f"{graph.file.rpartition('/')[2].removesuffix('.onnx')}.plan"
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder of engines has a record, and every plan in the size that it says."""
+def is_whole(folder: Path, record: SealRecord) -> bool:
+    """Whether a folder of engines has every plan in the size that its record says."""
+    try:
+        return all((folder / entry.file).stat().st_size == entry.size_bytes for entry in record.engines)
+    except OSError:
+        return False
+
+
+def read_records(bundle: Path) -> dict[Path, SealRecord]:
+    """Return the folders of a bundle's engines with their records; one that cannot be used is as good as none."""
+    found = {}
+    for path in sorted((bundle / FOLDER).glob(f"*/{RECORD_NAME}")):
+        with contextlib.suppress(BundleError):
+            found[path.parent] = read_record(path.parent)
+    return found
+
+
+def find_whole(folder: Path) -> SealRecord | None:
+    """Return the record of a folder of engines if they can be used."""
     try:
         record = read_record(folder)
-        return all((folder / entry.file).stat().st_size == entry.size_bytes for entry in record.engines)
-    except (BundleError, OSError):
-        return False
+    except BundleError:
+        return None
+    return record if is_whole(folder, record) else None
 
 
 def find_engines(bundle: Path, wanted: Fingerprint) -> Path:
@@ -187,14 +202,9 @@ def find_engines(bundle: Path, wanted: Fingerprint) -> Path:
         BundleError: There are none; the message says in which fields the nearest differ.
     """
     folder = bundle / FOLDER / wanted.key
-    if is_whole(folder):
+    if find_whole(folder):
         return folder
-    others = []
-    for path in sorted((bundle / FOLDER).glob(f"*/{RECORD_NAME}")):
-        try:
-            others.append(wanted.differences(read_record(path.parent).fingerprint))
-        except BundleError:  # of no use to anyone; sealing makes new ones
-            continue
+    others = [wanted.differences(record.fingerprint) for record in read_records(bundle).values()]
     nearest = min(others, key=len, default=None)
     if not nearest:  # none, or those that are wanted, but not whole
         raise BundleError(

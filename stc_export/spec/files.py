@@ -1,16 +1,53 @@
-"""Files and directories that appear under their names when they are complete, and not before."""
+"""Files and directories that appear under their names when they are complete, and not before; small ones are read."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Read a file whose content comes from others: no pipe, no device, and not without end.
+
+    Args:
+        path: UTF-8 text.
+        most_bytes: More than any such file has.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no plain file, too large, or no text.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a plain file")
+    if found.st_size > most_bytes:
+        raise ValueError(f"it is larger than any of its kind, which have at most {most_bytes:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def file_digest(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """Return the SHA-256 of a file; ``advance`` is told the bytes that were read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
 
 
 def write_file(data: bytes, out: Path) -> None:

@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,7 +73,7 @@ class GoldenOutput:
     @property
     def count(self) -> int:
         """How many elements are stored."""
-        return -(-elements(self.shape) // self.stride)
+        return -(-math.prod(self.shape) // self.stride)
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,6 @@ class GoldenIndex:
     without: tuple[str, ...]
 
 
-def elements(shape: tuple[int, ...]) -> int:
-    """Return how many elements a shape has."""
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
 def index_from_text(text: str, source: str, data_bytes: int) -> GoldenIndex:
     """Read and check an index.
 
@@ -143,12 +136,12 @@ def _check(index: GoldenIndex, data_bytes: int) -> None:
         for fed in case.inputs:
             _check_shape(fed.name, fed.shape)
             if fed.offset_bytes is not None:
-                _check_place(fed.name, fed.offset_bytes, elements(fed.shape) * DTYPE_BYTES[fed.dtype], data_bytes)
+                _check_place(fed.name, fed.offset_bytes, math.prod(fed.shape) * DTYPE_BYTES[fed.dtype], data_bytes)
             if fed.output is not None and (
-                fed.output not in outputs or elements(outputs[fed.output].shape) != elements(fed.shape)
+                fed.output not in outputs or math.prod(outputs[fed.output].shape) != math.prod(fed.shape)
             ):
                 raise ValueError(f"{fed.name} is said to be an output that the case before does not have")
-        rankings = [elements(row.shape) for row in case.outputs if row.kind == "ranking"]
+        rankings = [math.prod(row.shape) for row in case.outputs if row.kind == "ranking"]
         for row in case.outputs:
             _check_shape(row.name, row.shape)
             if row.stride < 1 or row.scale < 0 or row.tolerance < 0 or (row.kind != "numbers" and row.stride > 1):
@@ -160,7 +153,7 @@ def _check(index: GoldenIndex, data_bytes: int) -> None:
 
 
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
-    if any(size < 0 for size in shape) or elements(shape) > MAX_ELEMENTS:
+    if any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
         raise ValueError(f"{name} has a shape that is not possible")
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
-from stc_export.spec.manifest import SELECTION_INPUTS, DType, TensorSpec
-from stc_export.spec.policy import Selection
+from stc_export.spec.manifest import SELECTION_INPUTS, DType, Role, TensorSpec
+from stc_export.spec.policy import Policy, Selection
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ VIT_STATE: Mapping[Selection, tuple[StateTensor, ...]] = {
     "per_layer": _RANKING_STATE,
     "shared": _RANKING_STATE,
 }
+
+
+def session_graphs(policy: Policy) -> tuple[tuple[Role, str], ...]:
+    """Return role and variant of the graphs that a session with a policy opens."""
+    return (
+        ("cacher_gate", "default"),
+        ("vit", policy.cacher.selection),
+        ("pruner", policy.pruner.method),
+        ("llm", "default"),
+    )
 
 
 def gate_interface(vision: VisionDims, dtype: DType) -> Interface:

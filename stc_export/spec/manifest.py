@@ -9,17 +9,23 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stc_export.spec import codec
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import BundleError
+from stc_export.spec.files import read_text
 from stc_export.spec.policy import Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = "stc.bundle/1"
 MANIFEST_NAME = "manifest.json"
 #: A manifest of a 100-layer model is about 200 kB; anything above this is not ours.
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+#: Characters of a path that an error shows.
+_SHOWN = 200
 #: No width, side or count of a model is larger.
 _MAX_SIZE = 1 << 24
 
@@ -291,6 +297,38 @@ class Manifest:
 def manifest_to_text(manifest: Manifest) -> str:
     """Return the canonical text of ``manifest.json``."""
     return codec.to_json(manifest)
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read the manifest of a bundle.
+
+    Raises:
+        BundleError: There is no bundle, or its manifest cannot be used.
+    """
+    path, source = bundle / MANIFEST_NAME, str(bundle)
+    try:
+        _check_place(bundle, path)
+        text = read_text(path, MAX_MANIFEST_BYTES)
+    except BundleError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BundleError(
+            f'The manifest of "{source[:_SHOWN]}" cannot be read ({reason}).', "Build the bundle again."
+        ) from error
+    return manifest_from_text(text, source)
+
+
+def _check_place(bundle: Path, path: Path) -> None:
+    give = "Build one with stc-export build, or give the directory that it wrote."
+    if not bundle.exists():
+        raise BundleError(f'There is no bundle "{str(bundle)[:_SHOWN]}".', give)
+    if not bundle.is_dir():
+        raise BundleError(f'"{bundle}" is a file; a bundle is a directory.', give)
+    if path.is_symlink():
+        raise BundleError(f'The manifest of "{bundle}" is a link.', "Copy the bundle with links resolved.")
+    if not path.exists():
+        raise BundleError(f'"{bundle}" is not a bundle: it has no {MANIFEST_NAME}.', give)
 
 
 def manifest_from_text(text: str, source: str) -> Manifest:

@@ -28,9 +28,8 @@ from stc_export.pipeline import check_target
 from stc_export.spec import codec
 from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, SealRecord, find_engines
 from stc_export.spec.errors import StcError
-from stc_export.spec.manifest import GraphParity, OutputParity
+from stc_export.spec.manifest import GraphParity, OutputParity, read_manifest
 from stc_export.spec.progress import Silent
-from stc_runtime.bundle import read_manifest
 from tests.docs.pages import DOCS, blocks
 
 PAGE = DOCS / "jetson.md"

@@ -10,8 +10,7 @@ import pytest
 
 from stc_engines.detect import Gpu
 from stc_engines.fingerprint import fingerprint_of
-from stc_export.spec.manifest import Manifest
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import Manifest, read_manifest
 
 ORIN = Gpu("Orin", "8.7")
 

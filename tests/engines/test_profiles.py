@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stc_engines.profiles import InputShapes, Profile, Sizes, profiles_of
-from stc_export.spec.manifest import GraphEntry, Manifest
+from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
-from stc_runtime.bundle import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,11 +19,10 @@ from stc_engines.table import find_target
 from stc_engines.trt.worker import Job
 from stc_export.spec.engines import FOLDER, find_engines, read_record
 from stc_export.spec.errors import EngineError, ParityError, ResourceError, StcError
-from stc_export.spec.manifest import GraphEntry
+from stc_export.spec.manifest import GraphEntry, read_manifest
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.base import Arrays, Engine
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import read_manifest
 
 WHY = NotChecked("There is nothing to run them on.")
 

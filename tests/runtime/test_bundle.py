@@ -61,7 +61,10 @@ def test_good_bundle_opens_with_its_manifest_and_tables(tiny_bundle: Path) -> No
 def test_what_is_no_bundle_raises(tmp_path: Path, path: str) -> None:
     (tmp_path / "file.txt").write_text("{}", encoding="utf-8")
     (tmp_path / "folder").mkdir()
-    assert re.search("is not a bundle: it has no manifest.json|cannot be read", problem_of(tmp_path / path))
+    expected = (
+        "There is no bundle|is a file; a bundle is a directory|is not a bundle: it has no manifest.json|cannot be"
+    )
+    assert re.search(expected, problem_of(tmp_path / path))
 
 
 MANIFESTS: dict[str, tuple[bytes, str]] = {
@@ -86,7 +89,19 @@ def test_manifest_that_is_none_raises(tmp_path: Path, case: tuple[bytes, str]) -
 
 def test_manifest_that_is_too_large_is_not_read(copy: Path) -> None:
     os.truncate(copy / "manifest.json", MAX_MANIFEST_BYTES + 1)
-    assert problem_of(copy) == f'The manifest of "{copy}" is larger than any manifest.'
+    assert problem_of(copy) == (
+        f'The manifest of "{copy}" cannot be read (it is larger than any of its kind, which have at most 16,777,216 '
+        "bytes)."
+    )
+
+
+def test_manifest_that_is_a_link_or_no_plain_file_is_not_read(copy: Path, tmp_path: Path) -> None:
+    (copy / "manifest.json").rename(tmp_path / "elsewhere.json")
+    (copy / "manifest.json").symlink_to(tmp_path / "elsewhere.json")
+    assert problem_of(copy) == f'The manifest of "{copy}" is a link.'
+    (copy / "manifest.json").unlink()
+    os.mkfifo(copy / "manifest.json")
+    assert problem_of(copy) == f'The manifest of "{copy}" cannot be read (it is not a plain file).'
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

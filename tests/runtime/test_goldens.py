@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError
 from stc_export.spec.goldens import DATA_NAME, INDEX_NAME
-from stc_export.spec.manifest import GraphEntry, GraphParity
+from stc_export.spec.manifest import GraphEntry, GraphParity, read_manifest
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import read_manifest
 from stc_runtime.goldens import Goldens, run_goldens
 
 Array = NDArray[Any]

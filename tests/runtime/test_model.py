@@ -121,5 +121,5 @@ def test_open_with_a_string_path_and_no_backend_runs_on_onnx_runtime(tiny_bundle
 def test_open_what_is_no_bundle_raises(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         Model.open(tmp_path / "nothing.stc")
-    assert caught.value.problem == f'"{tmp_path / "nothing.stc"}" is not a bundle: it has no manifest.json.'
-    assert caught.value.fix == "Build one with stc-export build."
+    assert caught.value.problem == f'There is no bundle "{tmp_path / "nothing.stc"}".'
+    assert caught.value.fix == "Build one with stc-export build, or give the directory that it wrote."

@@ -195,7 +195,7 @@ def test_run_on_a_folder_that_is_no_bundle(tmp_path: Path, clip: Path, capsys: p
     assert refusal(capsys, "run", str(tmp_path), str(clip), "--ask", "What?") == (
         2,
         f'"{tmp_path}" is not a bundle: it has no manifest.json.',
-        "Build one with stc-export build.",
+        "Build one with stc-export build, or give the directory that it wrote.",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_engines.profiles import Profile
+from stc_engines.trt.log import make_log
 from stc_export.spec.errors import EngineError, ResourceError
 
 Notify = Callable[[str, int, int], None]
@@ -61,7 +62,7 @@ def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> bytes:
         EngineError: The compiler refuses the graph; the message repeats its reasons.
         ResourceError: Memory did not suffice.
     """
-    log = _make_log(trt)
+    log = make_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(trt))
     _parse(trt, network, log, recipe)
@@ -115,21 +116,6 @@ def _failure(recipe: Recipe, reasons: list[str]) -> EngineError | ResourceError:
     report = "Please report it with this message and the version of TensorRT."
     fix = next((fix for mark, fix in _KNOWN.items() if mark in text.lower()), report)
     return EngineError(f'The compiler refuses "{name}": {text.removesuffix(".")}.', fix)
-
-
-def _make_log(trt: Any) -> Any:
-    """Return a logger that keeps errors; the class can only be made once the module is there."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Log()
 
 
 def _make_monitor(trt: Any, notify: Notify) -> Any:

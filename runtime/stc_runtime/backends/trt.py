@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from stc_export.spec.engines import RECORD_NAME, plan_name, read_record
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
+from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime.backends.base import Arrays, Engine, check_arrays
 from stc_runtime.backends.cuda import Device
-from stc_runtime.bundle import file_digest
 
 #: What TensorRT calls the types of a manifest.
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "uint8": "UINT8"}
@@ -34,15 +34,15 @@ class TrtBackend:
 
     Args:
         trt: The module ``tensorrt`` or ``tensorrt_rtx``.
+        log: A logger of that module, whose ``errors`` are the messages of errors so far.
         device: The GPU.
         folder: Where the engines are (see :mod:`stc_export.spec.engines`).
     """
 
-    def __init__(self, trt: Any, device: Device, folder: Path) -> None:
-        self._device, self._folder = device, folder
-        self._log = _make_log(trt)
+    def __init__(self, trt: Any, log: Any, device: Device, folder: Path) -> None:
+        self._log, self._device, self._folder = log, device, folder
         device.enter()
-        self._runtime = trt.Runtime(self._log)
+        self._runtime = trt.Runtime(log)
 
     def open(self, root: Path, graph: GraphEntry) -> Engine:
         """Load the engine of a graph (see :class:`stc_runtime.backends.base.Backend`)."""
@@ -193,18 +193,3 @@ def _check_interface(engine: Any, graph: GraphEntry, path: Path) -> None:
         raise BundleError(
             f'"{path}" has another {odd[0]} than the manifest declares.', "Run stc-export seal --overwrite."
         )
-
-
-def _make_log(trt: Any) -> Any:
-    """Return a logger that keeps errors; the class can only be made once the module is there."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
-
-    return Log()

@@ -17,7 +17,7 @@ from stc_engines.lint.rules import RULES, check_graph
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_export.exporter.nodes import read_nodes
 from stc_export.spec.errors import BundleError, EngineError
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import read_manifest
 
 FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 Ports = dict[str, tuple[int, list[Any] | None]]

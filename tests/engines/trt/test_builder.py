@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from stc_engines.profiles import InputShapes, Profile, profiles_of
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_export.spec.errors import EngineError
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

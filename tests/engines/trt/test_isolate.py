@@ -12,7 +12,7 @@ from stc_engines.trt.builder import Recipe
 from stc_engines.trt.isolate import build_isolated
 from stc_engines.trt.worker import Job
 from stc_export.spec.errors import EngineError, MissingDependencyError, ResourceError, StcError
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import read_manifest
 
 
 @pytest.fixture

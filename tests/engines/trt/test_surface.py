@@ -15,13 +15,12 @@ from filelock import FileLock
 from stc_engines.profiles import profiles_of
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_export.spec.errors import EngineError
+from stc_export.spec.manifest import read_manifest
 from stc_runtime import Bundle
-from stc_runtime.backends.trt import TrtBackend
-from stc_runtime.bundle import read_manifest
 from stc_runtime.goldens import Goldens, run_goldens
 from tests.bundles import shared_root
 from tests.engines.trt.surface import MODULE, Recorded, Touch, missing, unpack_bindings
-from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, write_plans
+from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, make_backend, write_plans
 
 VERSIONS = ["10.3.0", "10.13.3.9", "10.16.1.11", "11.4.0.106"]
 
@@ -51,7 +50,7 @@ def run_recorded(bundle: Bundle, folder: Path) -> set[Touch]:
     found: set[Touch] = set()
     device = FakeDevice()
     module = Recorded(FakeTensorRt(device, any_shape), MODULE, FakeTensorRt.__module__, found)
-    backend = TrtBackend(module, device, write_plans(bundle.root, bundle.manifest, folder))
+    backend = make_backend(module, device, write_plans(bundle.root, bundle.manifest, folder))
     goldens = Goldens.open(bundle.root)
     for graph in bundle.manifest.graphs:
         run_goldens(goldens, graph.file, backend.open(bundle.root, graph), lambda _case, _run: None)

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_engines.profiles import InputShapes, Profile, profiles_of
+from stc_engines.trt.log import make_log
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import ResourceError
-from stc_export.spec.manifest import GraphEntry, Manifest
+from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.trt import TrtBackend
-from stc_runtime.bundle import Bundle, read_manifest
+from stc_runtime.bundle import Bundle
 
 Profiles = Callable[[GraphEntry, Manifest], tuple[Profile, ...]]
 
@@ -206,4 +207,9 @@ def any_shape(graph: GraphEntry, _manifest: Manifest) -> tuple[Profile, ...]:
 def fake_backend(bundle: Bundle, folder: Path, profiles: Profiles = profiles_of) -> TrtBackend:
     """Return the real backend on a device that is none."""
     device = FakeDevice()
-    return TrtBackend(FakeTensorRt(device, profiles), device, write_plans(bundle.root, bundle.manifest, folder))
+    return make_backend(FakeTensorRt(device, profiles), device, write_plans(bundle.root, bundle.manifest, folder))
+
+
+def make_backend(trt: Any, device: FakeDevice, folder: Path) -> TrtBackend:
+    """Return the backend as it is opened on a device."""
+    return TrtBackend(trt, make_log(trt), device, folder)

@@ -13,9 +13,8 @@ from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
 from stc_runtime import Bundle, Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.backends.trt import TrtBackend
 from stc_runtime.goldens import Goldens, run_goldens
-from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, fake_backend, write_plans
+from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, fake_backend, make_backend, write_plans
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_shape_that_nobody_built_for_says_so(bundle: Bundle, tmp_path: Path) -> 
 def test_buffers_grow_and_none_is_lost(bundle: Bundle, tmp_path: Path) -> None:
     device = FakeDevice()
     folder = write_plans(bundle.root, bundle.manifest, tmp_path)
-    backend = TrtBackend(FakeTensorRt(device), device, folder)
+    backend = make_backend(FakeTensorRt(device), device, folder)
     graph = bundle.manifest.graph("vit", "gate")
     engine = backend.open(bundle.root, graph)
     sizes = []
@@ -140,7 +139,7 @@ def test_engine_of_another_graph_is_refused(bundle: Bundle, tmp_path: Path) -> N
 
 def test_device_without_memory_is_a_lack_of_resources(bundle: Bundle, tmp_path: Path) -> None:
     device = FakeDevice(most=1000)
-    backend = TrtBackend(FakeTensorRt(device), device, write_plans(bundle.root, bundle.manifest, tmp_path))
+    backend = make_backend(FakeTensorRt(device), device, write_plans(bundle.root, bundle.manifest, tmp_path))
     engine = backend.open(bundle.root, bundle.manifest.graph("cacher_gate"))
     with pytest.raises(ResourceError) as caught:
         engine.run(feeds(bundle, "cacher_gate"), {})

@@ -70,8 +70,8 @@ def test_seal_with_nvidias_compiler(tiny_bundle: Path, tmp_path: Path, capfd: py
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["seal", "nothing.stc"], 2, "is not a bundle"),
-        (["check", "nothing.stc"], 2, "is not a bundle"),
+        (["seal", "nothing.stc"], 2, "There is no bundle"),
+        (["check", "nothing.stc"], 2, "There is no bundle"),
         (["seal"], 2, "Missing argument 'BUNDLE'"),
     ],
 )

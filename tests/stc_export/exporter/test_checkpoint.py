@@ -122,7 +122,7 @@ def test_config_of_unlikely_size_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     with file.open("wb") as sparse:
         sparse.truncate(64 * 1024 * 1024 + 1)
-    with pytest.raises(CheckpointError, match="is larger than any such file"):
+    with pytest.raises(CheckpointError, match="larger than any of its kind"):
         read_json_object(file)
 
 

@@ -83,7 +83,7 @@ def test_graph_that_did_not_run_whole_is_named_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "untied_bundle"])
 def test_bundle_has_two_cases_of_each_graph_and_lists_their_files(name: str, request: pytest.FixtureRequest) -> None:
-    from stc_runtime.bundle import read_manifest
+    from stc_export.spec.manifest import read_manifest
 
     bundle: Path = request.getfixturevalue(name)
     manifest, goldens = read_manifest(bundle), Goldens.open(bundle)

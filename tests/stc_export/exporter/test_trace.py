@@ -20,8 +20,7 @@ from stc_export.exporter.graphs import DimRange, GraphDef
 from stc_export.exporter.trace import TraceError, trace
 from stc_export.exporter.weights import StoredTensor
 from stc_export.spec.interface import Interface
-from stc_export.spec.manifest import GraphEntry, Manifest, TensorSpec
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import GraphEntry, Manifest, TensorSpec, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -112,7 +112,7 @@ def test_bench_into_a_missing_folder_is_refused_before_anything_is_opened(tmp_pa
 
 
 def test_bench_of_a_missing_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not a bundle"):
+    with pytest.raises(BundleError, match="There is no bundle"):
         bench(BenchRequest(tmp_path / "none.stc"), Silent())
 
 

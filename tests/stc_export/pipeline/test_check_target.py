@@ -14,8 +14,8 @@ from stc_export.pipeline import check_target as module
 from stc_export.pipeline.check_target import check_target
 from stc_export.pipeline.types import CheckResult
 from stc_export.spec.errors import BundleError, UnsupportedError
+from stc_export.spec.manifest import read_manifest
 from stc_export.spec.progress import Silent
-from stc_runtime.bundle import read_manifest
 
 
 def check(bundle: Path, target: str | None = None) -> CheckResult:

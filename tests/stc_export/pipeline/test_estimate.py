@@ -10,9 +10,9 @@ import pytest
 
 from stc_export.pipeline.estimate import estimate, planned_graphs, stored_files
 from stc_export.spec.errors import PolicyError, ResourceError
+from stc_export.spec.manifest import read_manifest
 from stc_export.spec.policy import SELECTIONS, CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
 from stc_runtime import StreamSession
-from stc_runtime.bundle import read_manifest
 from stc_runtime.model import Model
 from tests.stc_export.pipeline.quick import prepared
 

@@ -14,7 +14,7 @@ from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.fit_targets import fit_targets
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import CheckpointError
-from stc_runtime.bundle import read_manifest
+from stc_export.spec.manifest import read_manifest
 
 
 def test_model_has_a_row_per_target_as_its_dry_run_says(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from stc_export.pipeline.build import plan_build
 from stc_export.pipeline.plan import check_output
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import CheckpointError, PolicyError, StcError, UnsupportedError, UsageError
+from stc_export.spec.manifest import read_manifest
 from stc_export.spec.policy import MemoryPolicy, Policy, PrunerPolicy
-from stc_runtime.bundle import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,11 +20,11 @@ from stc_export.pipeline.inspect import inspect
 from stc_export.pipeline.types import BuildRequest, BuildResult, SealRequest
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import DeviceError, MissingDependencyError, UnsupportedError, UsageError
-from stc_export.spec.manifest import GraphEntry, manifest_to_text
+from stc_export.spec.manifest import GraphEntry, manifest_to_text, read_manifest
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import Bundle, read_manifest
+from stc_runtime.bundle import Bundle
 
 ORIN = Gpu("Orin", "8.7")
 

@@ -21,7 +21,7 @@ from stc_export.spec.engines import (
     GraphPrint,
     SealRecord,
     find_engines,
-    is_whole,
+    find_whole,
     read_record,
 )
 from stc_export.spec.errors import BundleError
@@ -121,13 +121,13 @@ def test_long_list_of_differences_is_cut(tmp_path: Path) -> None:
 
 def test_damaged_engines_are_not_found(tmp_path: Path) -> None:
     folder = write(tmp_path, NANO)
-    assert is_whole(folder)
+    assert find_whole(folder) == read_record(folder)
     (folder / "vit.plan").write_bytes(b"pla")
-    assert not is_whole(folder)
+    assert find_whole(folder) is None
     with pytest.raises(BundleError, match="holds no engines that are whole"):
         find_engines(tmp_path, NANO)
     (folder / "vit.plan").unlink()
-    assert not is_whole(folder)
+    assert find_whole(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_record_that_is_none_is_refused(tmp_path: Path, edit: Any) -> None:
     (folder / RECORD_NAME).write_text(json.dumps(data))
     with pytest.raises(BundleError):
         read_record(folder)
-    assert not is_whole(folder)
+    assert find_whole(folder) is None
 
 
 def test_record_that_is_too_large_or_no_text_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from stc_calib.pictures import real_frames
+from stc_export.spec.manifest import read_manifest
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

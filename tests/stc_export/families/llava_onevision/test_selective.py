@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stc_export.spec.manifest import SELECTION_INPUTS
+from stc_export.spec.manifest import SELECTION_INPUTS, read_manifest
 from stc_export.spec.policy import SELECTIONS
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.bundle import read_manifest
 from tests.reference import selective_vit as reference
 from tests.stc_export.families.llava_onevision.model import relative_error, scene
 
