@@ -10,7 +10,7 @@ from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_export.spec.memory import kv_budget
+from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import Policy
 from stc_runtime.footprint import feature_cache_bytes, kv_bytes
 
@@ -45,7 +45,7 @@ def session_size(disk: int, weights: int, dims: ModelDims, policy: Policy, dtype
     Raises:
         PolicyError: The policy's memory does not fit the model.
     """
-    capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
+    capacity = kv_slots(policy.memory, dims.text.context)
     return SizeEstimate(
         disk_bytes=disk,
         weights_bytes=weights,

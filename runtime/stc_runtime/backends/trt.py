@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stc_export.spec.engines import RECORD_NAME, plan_name, read_record
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
 from stc_export.spec.files import file_digest
+from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime.backends.base import Arrays, Engine, check_arrays
 from stc_runtime.backends.cuda import Device
@@ -78,6 +79,7 @@ class TrtEngine:
 
     def __init__(self, engine: Any, graph: GraphEntry, device: Device) -> None:
         self._engine, self._graph, self._device = engine, graph, device
+        self._over = in_place(graph)  # output -> input in whose buffer it lies, as TensorRT demands
         count = max(1, engine.num_optimization_profiles)  # of a graph without dynamic shapes there may be none
         self._profiles = [_read_profile(engine, graph, index) for index in range(count)]
         self._contexts: dict[int, Any] = {}
@@ -104,7 +106,7 @@ class TrtEngine:
             outputs = {spec.name: self._output(context, spec.name, spec.dtype, into) for spec in self._graph.outputs}
             _require(context.execute_async_v3(self._device.stream), self._graph, "cannot run it")
             for name, array in outputs.items():
-                self._device.download(array, self._buffers[name][0])
+                self._device.download(array, self._buffers[self._over.get(name, name)][0])
             self._device.wait()
         return {name: array for name, array in outputs.items() if name not in into}
 
@@ -141,7 +143,7 @@ class TrtEngine:
         array = into[name] if name in into else np.empty(shape, dtype)
         if array.shape != shape:
             raise ValueError(f"{self._graph.file}: {name} has the shape {shape}, not {array.shape}")
-        address = self._buffer(name, array.nbytes)
+        address = self._buffer(self._over.get(name, name), array.nbytes)
         _require(context.set_tensor_address(name, address), self._graph, "takes no such address")
         return array
 

@@ -3,7 +3,8 @@
 The LLM graph reads the past as contiguous arrays [1, Hkv, P, d], where P is a *bucket*: a few sizes from 64 up to the
 capacity, so that a backend sees few shapes. A bias of -65504 hides slots that hold nothing. A slice of an array
 [Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
-in place, when the bucket grows. So no step copies the cache.
+in place, when the bucket grows. So no step copies the cache. A graph that writes the cache itself has one size only:
+``least`` is then the capacity.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class KVShape:
         head_dim: d.
         capacity: Slots.
         sink_capacity: Most tokens of the sink.
+        least: Fewest slots that the graph sees.
     """
 
     layers: int
@@ -44,6 +46,11 @@ class KVShape:
     head_dim: int
     capacity: int
     sink_capacity: int
+    least: int = 0
+
+    def bucket(self, slots: int) -> int:
+        """Return how many slots the graph sees when ``slots`` are needed."""
+        return max(self.least, bucket_for(slots, self.capacity))
 
 
 class KVMemory:
@@ -73,13 +80,18 @@ class KVMemory:
         self._sink = 0
         self._origin = 0
         self._used = 0
-        self._bucket = bucket_for(0, shape.capacity)
+        self._bucket = shape.bucket(0)
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved, the same for life."""
         buffers = [*self._keys, *self._values, self._bias, self._masters]
         return sum(buffer.nbytes for buffer in buffers)
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return self._shape.layers
 
     @property
     def bucket(self) -> int:
@@ -103,6 +115,12 @@ class KVMemory:
         """Return keys and values of a layer, each contiguous [1, Hkv, P, d]: views, valid until the bucket changes."""
         return self._view(self._keys[layer]), self._view(self._values[layer])
 
+    def ports(self, suffix: str) -> dict[str, Array]:
+        """Return keys and values of all layers under the names of a graph: ``key_0_<suffix>``, ..., the views above."""
+        pairs = [self.past(layer) for layer in range(self._shape.layers)]
+        names = (("key", 0), ("value", 1))
+        return {f"{name}_{layer}_{suffix}": pair[half] for name, half in names for layer, pair in enumerate(pairs)}
+
     def bias(self) -> Array:
         """Return the additive mask [1, P]: 0 for used slots, -65504 for others. A view that changes with ``used``."""
         return self._bias[: self._bucket].reshape(1, -1)
@@ -120,7 +138,7 @@ class KVMemory:
             )
         if slots <= self._bucket:
             return
-        grown = bucket_for(slots, self._shape.capacity)
+        grown = self._shape.bucket(slots)
         for buffer in (*self._keys, *self._values):
             self._lay_out(buffer, grown)
         self._bucket = grown
@@ -139,16 +157,34 @@ class KVMemory:
             ValueError: Tokens that leave the bucket.
         """
         end = slot + new_keys.shape[2]
-        if not 0 <= slot <= end <= self._bucket:
-            raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
-        if not (np.isfinite(new_keys).all() and np.isfinite(new_values).all()):
-            raise ParityError(
-                f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
-                "Build the bundle with --precision fp32.",
-            )
+        self.check_room(slot, end)
+        _check_finite(layer, new_keys, new_values)
         keys, values = self.past(layer)
         keys[:, :, slot:end] = new_keys
         values[:, :, slot:end] = new_values
+
+    def check_room(self, slot: int, end: int) -> None:
+        """Check that slots ``[slot, end)`` are ones that the graph sees.
+
+        Raises:
+            ValueError: They are not. A defect of the caller.
+        """
+        if not 0 <= slot <= end <= self._bucket:
+            raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
+
+    def check_written(self, slot: int, end: int) -> None:
+        """Check slots ``[slot, end)`` of all layers, which the graph wrote itself.
+
+        Raises:
+            ParityError: A number is not finite. The slots are then zeros, so that nothing else is spoilt.
+        """
+        try:
+            for layer in range(self._shape.layers):
+                _check_finite(layer, *(half[:, :, slot:end] for half in self.past(layer)))
+        except ParityError:
+            for buffer in (*self._keys, *self._values):
+                self._view(buffer)[:, :, slot:end] = 0.0
+            raise
 
     def set_sink(self, tokens: int) -> None:
         """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
@@ -202,7 +238,7 @@ class KVMemory:
 
     def reset(self) -> None:
         """Forget everything: no used slots, no sink, the first bucket."""
-        self._bucket = bucket_for(0, self._shape.capacity)
+        self._bucket = self._shape.bucket(0)
         self._sink = 0
         self._origin = 0
         self.used = 0
@@ -217,6 +253,14 @@ class KVMemory:
         width = self._shape.head_dim
         for head in reversed(range(1, self._shape.kv_heads)):
             _move(buffer, head * bucket * width, head * self._bucket * width, self._bucket * width)
+
+
+def _check_finite(layer: int, keys: Array, values: Array) -> None:
+    if not (np.isfinite(keys).all() and np.isfinite(values).all()):
+        raise ParityError(
+            f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
+            "Build the bundle with --precision fp32.",
+        )
 
 
 def _touched(elements: int, dtype: DTypeLike, value: float) -> Array:

@@ -19,6 +19,7 @@ from stc_engines.profiles import InputShapes, Profile, profiles_of
 from stc_engines.trt.log import make_log
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import ResourceError
+from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
@@ -172,6 +173,8 @@ class IExecutionContext:
         graph, memory = self._engine.graph, self._engine.device.memory
         if stream != self._engine.device.stream or self._addresses.keys() != self._engine.ports.keys():
             return False
+        for output, fed in in_place(graph).items():
+            assert self._addresses[output] == self._addresses[fed], "a cache is written where it is read"
         feeds = {}
         for spec in graph.inputs:
             shape = self._shapes[spec.name]

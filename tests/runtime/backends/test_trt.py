@@ -22,6 +22,12 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return Bundle.open(tiny_bundle)
 
 
+@pytest.fixture(params=["tiny_bundle", "tiny_modern_bundle"])
+def either(request: pytest.FixtureRequest) -> Bundle:
+    """A bundle of each flavour."""
+    return Bundle.open(request.getfixturevalue(request.param))
+
+
 def feeds(bundle: Bundle, role: Any, variant: str = "default", **letters: int) -> dict[str, np.ndarray]:
     graph = bundle.manifest.graph(role, variant)
     sizes = {spec.name: [letters[d] if isinstance(d, str) else d for d in spec.shape] for spec in graph.inputs}
@@ -32,26 +38,26 @@ def vit(bundle: Bundle, tokens: int) -> dict[str, np.ndarray]:
     return {**feeds(bundle, "vit", "gate", R=tokens), "indices": np.arange(tokens)}
 
 
-def test_all_engines_give_what_the_goldens_say(bundle: Bundle, tmp_path: Path) -> None:
+def test_all_engines_give_what_the_goldens_say(either: Bundle, tmp_path: Path) -> None:
     """Also that the profiles which engines are built with have room for every case."""
-    backend, goldens = fake_backend(bundle, tmp_path, any_shape), Goldens.open(bundle.root)
-    for graph in bundle.manifest.graphs:
-        rows = run_goldens(goldens, graph.file, backend.open(bundle.root, graph), lambda _case, run: run())
+    backend, goldens = fake_backend(either, tmp_path, any_shape), Goldens.open(either.root)
+    for graph in either.manifest.graphs:
+        rows = run_goldens(goldens, graph.file, backend.open(either.root, graph), lambda _case, run: run())
         assert rows
         assert all(row.passed for row in rows)
 
 
-def test_a_stream_is_the_same_as_with_onnx_runtime(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_stream_is_the_same_as_with_onnx_runtime(either: Bundle, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, 70, 70, 3), np.uint8)
     frames[3] = frames[2]
 
     def play(backend: Any) -> tuple[list[Any], list[int]]:
-        with StreamSession(Model(bundle, backend)) as stream:
+        with StreamSession(Model(either, backend)) as stream:
             reports = [stream.push(frame, number / 2) for number, frame in enumerate(frames)]
             answer = list(stream.ask_tokens((5, 6, 7), max_tokens=6))
         return [(r.mode, r.kept_tokens) for r in reports], answer
 
-    assert play(fake_backend(bundle, tmp_path)) == play(OrtBackend(threads=1))
+    assert play(fake_backend(either, tmp_path)) == play(OrtBackend(threads=1))
 
 
 def test_narrow_profile_is_preferred_and_each_has_one_context(bundle: Bundle, tmp_path: Path) -> None:
