@@ -11,7 +11,16 @@ from filelock import FileLock
 
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.types import BuildRequest
+from stc_export.spec.policy import MemoryPolicy, Policy
 from stc_export.spec.progress import Silent
+
+#: A slot for each of the 1,024 positions of the tiny models, so that any policy runs on the bundle.
+ALL_SLOTS = Policy(memory=MemoryPolicy(kv_tokens=900, answer_tokens=124))
+
+
+def modern_request(checkpoint: Path, out: Path, precision: str) -> BuildRequest:
+    """Return what builds a bundle of flavour modern."""
+    return BuildRequest(str(checkpoint), out=out, precision=precision, policy=ALL_SLOTS, flavour="modern")
 
 
 def shared_root(factory: pytest.TempPathFactory) -> Path:

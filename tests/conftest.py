@@ -13,7 +13,7 @@ from hypothesis import settings
 from stc_export.pipeline.types import BuildRequest
 from stc_export.world import splits
 from tests import checkpoints
-from tests.bundles import built_once
+from tests.bundles import built_once, modern_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +104,18 @@ def tiny_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: 
 
 
 @pytest.fixture(scope="session")
+def tiny_modern_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """fp32 bundle of the tiny checkpoint with graphs of flavour modern and a slot for every position of the model."""
+    return built_once(tmp_path_factory, "tiny-modern", lambda out: modern_request(tiny_checkpoint, out, "fp32"))
+
+
+@pytest.fixture(scope="session")
+def tiny_modern_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The same in fp16."""
+    return built_once(tmp_path_factory, "tiny-modern-fp16", lambda out: modern_request(tiny_checkpoint, out, "fp16"))
+
+
+@pytest.fixture(scope="session")
 def untied_bundle(tmp_path_factory: pytest.TempPathFactory, untied_checkpoint: Path) -> Path:
     """fp32 bundle of the untied checkpoint, whose features are those of the last layer but one."""
     return built_once(tmp_path_factory, "untied", lambda out: BuildRequest(str(untied_checkpoint), out=out))
@@ -113,6 +125,14 @@ def untied_bundle(tmp_path_factory: pytest.TempPathFactory, untied_checkpoint: P
 def siglip_bundle(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
     """fp32 bundle of the checkpoint with SigLIP so400m layers."""
     return built_once(tmp_path_factory, "siglip", lambda out: BuildRequest(str(siglip_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def siglip_modern_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
+    """fp16 bundle of the checkpoint with SigLIP so400m layers, of flavour modern."""
+    return built_once(
+        tmp_path_factory, "siglip-modern-fp16", lambda out: modern_request(siglip_checkpoint, out, "fp16")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from stc_engines.fingerprint import fingerprint_of
 from stc_engines.runnable import check_runnable
 from stc_engines.table import find_target
 from stc_engines.trt.log import make_log
-from stc_engines.trt.product import PRODUCTS, load_product
+from stc_engines.trt.product import PRODUCTS, check_flavour, load_product
 from stc_export.spec.engines import find_engines
 from stc_export.spec.errors import DeviceError, UsageError
 
@@ -34,7 +34,7 @@ def open_backend(path: str | Path, threads: int | None = None) -> Backend:
 
     Raises:
         BundleError: The bundle cannot be used, or holds no engines for this device.
-        MissingDependencyError: The backend is not installed.
+        MissingDependencyError: The backend is not installed, or too old for the flavour of the graphs.
         DeviceError: The device is not here.
     """
     from stc_export.spec.manifest import read_manifest
@@ -98,11 +98,12 @@ def fingerprint_here(manifest: Manifest, target: Target) -> Fingerprint:
 
     Raises:
         UsageError: The target needs no engines.
-        MissingDependencyError: Its compiler is not installed.
+        MissingDependencyError: Its compiler is not installed, or too old for the flavour of the graphs.
         DeviceError: Its engines are bound to a device, and there is none here.
     """
     product = product_of(target)
     version = str(load_product(product).__version__)
+    check_flavour(product, version, manifest.flavour)
     gpu = gpu_of(target) if PRODUCTS[product].bound else None
     return fingerprint_of(manifest, product, version, gpu, read_device().l4t if gpu else None)
 

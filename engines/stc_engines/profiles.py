@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stc_export.spec.memory import bucket_for, kept_tokens, kv_budget
+from stc_export.spec.memory import bucket_for, kept_tokens, kv_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,11 +97,11 @@ def _pruner(graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
 def _llm(_graph: GraphEntry, manifest: Manifest) -> dict[str, Letters]:
     """A prefill takes a frame, the prompt or a question; decoding takes one token at a time."""
     memory, visual = manifest.policy.memory, manifest.dims.vision.visual_tokens
-    remembered = kv_budget(memory, manifest.dims.text.context)
-    capacity = remembered + memory.answer_tokens
+    capacity = kv_slots(memory, manifest.dims.text.context)
     past = Sizes(bucket_for(0, capacity), bucket_for(capacity // 2, capacity), capacity)
     longest = max(visual, memory.answer_tokens, len(manifest.prompt.before_video))
-    prefill = Sizes(1, kept_tokens(visual, manifest.policy.pruner.keep), longest)
+    usual = kept_tokens(visual, manifest.policy.pruner.keep)
+    prefill = Sizes(1, usual, max(usual, min(longest, capacity)))  # a new token needs a slot
     return {"prefill": {"S": prefill, "P": past}, "decode": {"S": Sizes(1, 1, 1), "P": past}}
 
 

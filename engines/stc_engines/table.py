@@ -12,6 +12,7 @@ from typing import Literal
 from stc_engines.detect import Device, read_device
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.manifest import Flavour
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
 _IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
@@ -107,6 +108,7 @@ class Target:
         bandwidth_bytes_per_s: Peak memory bandwidth.
         dense_throughput: Peak throughput per precision.
         software: Releases that it is expected with.
+        flavour: Operators of its graphs when none are asked for.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Target:
     bandwidth_bytes_per_s: int | None = None
     dense_throughput: tuple[Throughput, ...] = ()
     software: tuple[Software, ...] = ()
+    flavour: Flavour = "base"
 
 
 def load_targets() -> tuple[Target, ...]:

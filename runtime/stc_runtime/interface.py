@@ -17,6 +17,7 @@ from stc_export.spec.interface import (
     vit_interface,
 )
 from stc_export.spec.manifest import DType, GraphEntry, Manifest, Piece, TensorSpec
+from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import SELECTIONS
 
 _DTYPES: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
@@ -87,7 +88,8 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     if graph.role == "cacher_gate":
         return gate_interface(dims.vision, dtype)
     if graph.role == "llm":
-        return llm_interface(dims.text, dtype)
+        slots = kv_slots(manifest.policy.memory, dims.text.context)
+        return llm_interface(dims.text, dtype, manifest.flavour, slots)
     if graph.role == "vit":
         selection = next((name for name in SELECTIONS if name == graph.variant), SELECTIONS[0])
         return vit_interface(dims.vision, dtype, selection)

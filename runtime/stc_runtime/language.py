@@ -12,6 +12,7 @@ from stc_export.spec.errors import QuestionError
 from stc_export.spec.memory import kv_budget
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
+from stc_runtime.memory.step import LLM_FORMS
 
 if TYPE_CHECKING:
     from stc_export.spec.policy import Policy
@@ -32,18 +33,19 @@ class StreamMemory:
             frame_tokens: K, tokens of one frame.
 
         Raises:
-            ResourceError: The budget does not hold the sink and one frame.
+            ResourceError: The budget does not hold the sink and one frame, or the graph has fewer slots than it needs.
         """
         text = model.manifest.dims.text
         self._engine = model.engine("llm")
-        self._layers = text.layers
+        self._form = LLM_FORMS[model.manifest.flavour]
         self._limits = planner.Limits(kv_budget(policy.memory, text.context), policy.memory.answer_tokens, text.context)
         self._original = policy.memory.positions == "original"
         self._visual_tokens = model.manifest.dims.vision.visual_tokens
         self._frame_tokens = frame_tokens
         self._sink = model.embed(sink)
         self._start()  # checks the budget before memory is reserved for it
-        shape = KVShape(text.layers, text.kv_heads, text.head_dim, self._limits.capacity, max(1, len(sink)))
+        slots = self._form.slots(model.manifest, self._limits.capacity)
+        shape = KVShape(text.layers, text.kv_heads, text.head_dim, slots.capacity, max(1, len(sink)), slots.least)
         self._kv = KVMemory(shape, model.dtype, text.rope_theta, model.backend.store)
         self._state = self.reset()
 
@@ -155,11 +157,6 @@ class StreamMemory:
             "position_ids": positions[None],
             "past_bias": self._kv.bias(),
         }
-        for layer in range(self._layers):
-            feeds[f"key_{layer}_in"], feeds[f"value_{layer}_in"] = self._kv.past(layer)
-        outputs = self._engine.run(feeds, {})
-        for layer in range(self._layers):
-            self._kv.write(layer, slot, outputs[f"key_{layer}_out"], outputs[f"value_{layer}_out"])
+        logits: NDArray[np.float32] = self._form.run(self._engine, self._kv, feeds, slot)[0]
         self._kv.used = slot + count
-        logits: NDArray[np.float32] = outputs["logits"][0]
         return logits

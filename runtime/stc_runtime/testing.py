@@ -145,6 +145,15 @@ def _pruner(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     yield "kept_indices", indices
 
 
+def _kept(feeds: Arrays, past: Array, rows: Array) -> Array:
+    """Return the new rows, or the past with them in it if the graph writes it itself."""
+    if "write_slot" not in feeds:
+        return rows
+    whole, slot = past.copy(), int(feeds["write_slot"][0])
+    whole[:, :, slot : slot + rows.shape[2]] = rows
+    return whole
+
+
 def _llm(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     """Keys and values hold what a token is and where; the logits are a function of all that are not hidden."""
     embeds = feeds["inputs_embeds"][0].astype(np.float32)
@@ -156,6 +165,6 @@ def _llm(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
         new = np.sin(_widened(embeds, heads * width) + feeds["position_ids"][0][:, None])
         rows = new.reshape(len(embeds), heads, width).transpose(1, 0, 2)[None]
         total = total + past[:, :, seen].sum(dtype=np.float32) + rows.sum()
-        yield name.removesuffix("_in") + "_out", rows
+        yield name.removesuffix("_in") + "_out", _kept(feeds, past, rows)
     vocabulary = next(int(spec.shape[1]) for spec in graph.outputs if spec.name == "logits")
     yield "logits", np.sin(total + _STEP * np.arange(vocabulary, dtype=np.float32) ** 2)[None]

@@ -30,6 +30,9 @@ def build(  # noqa: PLR0913 - one parameter per flag
     precision: Annotated[
         str | None, typer.Option("--precision", metavar="fp32|fp16", help="The target's default if not given.")
     ] = None,
+    flavour: Annotated[
+        str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
+    ] = None,
     policy: PolicyOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
@@ -47,6 +50,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
             precision=_precision(precision),
             policy=read_policy(policy) or Policy(),
             overwrite=overwrite,
+            flavour=flavour,
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal
@@ -121,7 +125,7 @@ def result_text(result: BuildResult) -> str:
     parts.append(
         facts(
             [
-                ("bundle", f"{result.bundle} ({manifest.precision}, {len(manifest.graphs)} graphs)"),
+                ("bundle", f"{result.bundle} ({manifest.precision}, {len(manifest.graphs)} {manifest.flavour} graphs)"),
                 ("graphs", bytes_text(graphs)),
                 ("weights", bytes_text(weights)),
                 ("total", bytes_text(total)),

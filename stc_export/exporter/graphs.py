@@ -8,7 +8,22 @@ from typing import Any
 
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.spec.interface import Interface
-from stc_export.spec.manifest import PrunerEntry, Role, TensorSpec
+from stc_export.spec.manifest import DType, Flavour, PrunerEntry, Role, TensorSpec
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """In which form the graphs of a model are written.
+
+    Attributes:
+        flavour: Operators that they are made of.
+        dtype: Type of activations and large weights.
+        slots: Slots of the KV memory, for graphs of which their number is a part.
+    """
+
+    flavour: Flavour
+    dtype: DType
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class GraphDef:
         nest: Turns a flat sequence (one item per input) into the arguments of ``forward``.
         dims: Every letter that occurs in the shapes.
         weight_files: Files in which its parameters are found by name.
+        flavour: Chooses the opset.
     """
 
     role: Role
@@ -44,6 +60,7 @@ class GraphDef:
     nest: Callable[[Sequence[Any]], tuple[Any, ...]]
     dims: Mapping[str, DimRange]
     weight_files: tuple[str, ...]
+    flavour: Flavour = "base"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

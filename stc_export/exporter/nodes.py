@@ -42,7 +42,8 @@ def read_nodes(path: Path, file: str) -> Graph:
     weights = {weight.name for weight in inferred.graph.initializer}
     modules = _modules(inferred.graph.node, weights)
     nodes = tuple(_node(node, tensors, module) for node, module in zip(inferred.graph.node, modules, strict=True))
-    return Graph(file, opset, nodes, tuple(tensors[value.name] for value in inferred.graph.input))
+    outputs = frozenset(value.name for value in inferred.graph.output)
+    return Graph(file, opset, nodes, tuple(tensors[value.name] for value in inferred.graph.input), outputs)
 
 
 def _tensors(graph: Any) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Trace a module without its weights and write an ONNX file that refers to the bundle's weight files.
 
-The module lives on the meta device, so tracing a 7B decoder needs memory for the graph only. Opset 18, decomposed:
-nothing of a newer opset and nothing of ``com.microsoft``, so that TensorRT 10.3 and every ONNX Runtime can read it.
+The module lives on the meta device, so tracing a 7B decoder needs memory for the graph only. Nothing of
+``com.microsoft`` is written. Flavour ``base`` is opset 18, so that TensorRT 10.3 and every ONNX Runtime can read it;
+``modern`` is opset 24, which has operators for attention and for a cache that is written in place.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from onnx_ir.passes import common as passes
 from onnxscript import opset18
 
 from stc_export.exporter.graphs import GraphDef
+from stc_export.exporter.operators import TRANSLATIONS
 from stc_export.exporter.weights import StoredTensor
-from stc_export.spec.manifest import TensorSpec
+from stc_export.spec.manifest import Flavour, TensorSpec
 
-OPSET = 18
+OPSETS: Mapping[Flavour, int] = {"base": 18, "modern": 24}
 #: Constants of up to so many elements are kept in the graph itself.
 _MOST_INLINE = 4096
 
@@ -84,9 +86,9 @@ def _exported(graph: GraphDef) -> ir.Model:
             program,
             input_names=[spec.name for spec in graph.inputs],
             output_names=[spec.name for spec in graph.outputs],
-            opset_version=OPSET,
+            opset_version=OPSETS[graph.flavour],
             dynamo=True,
-            custom_translation_table={torch.ops.aten.index_put.default: _scatter_rows},
+            custom_translation_table={torch.ops.aten.index_put.default: _scatter_rows, **TRANSLATIONS},
             optimize=False,
             verbose=False,
         )

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.exporter.checkpoint import Checkpoint
-from stc_export.exporter.graphs import SplitModel
+from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.parity import Arrays, ParityCase
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.exporter.weights import StoredTensor
 from stc_export.spec.dims import ModelDims
-from stc_export.spec.manifest import DType
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FamilyModel(Protocol):
         """False when the checkpoint says that its weights are random."""
         ...
 
-    def split(self, dtype: DType, preprocessing: Preprocessing) -> SplitModel:
+    def split(self, form: GraphForm, preprocessing: Preprocessing) -> SplitModel:
         """Describe graphs and weights."""
         ...
 
@@ -75,7 +74,7 @@ class ParityInputs:
         checkpoint: The weights.
         sample: Layers of the checkpoint that the model has.
         preprocessing: How frames are normalised.
-        dtype: Type of the graphs' activations.
+        form: Form of the graphs.
         run: Runs a graph; a case may feed what another graph produced.
         weight: Reads a stored tensor as float32 by weight file and name.
         weight_names: Names of the stored tensors in each weight file.
@@ -84,7 +83,7 @@ class ParityInputs:
     checkpoint: Checkpoint
     sample: LayerSample
     preprocessing: Preprocessing
-    dtype: DType
+    form: GraphForm
     run: RunGraph
     weight: Callable[[str, str], NDArray[np.float32]]
     weight_names: Mapping[str, Collection[str]]

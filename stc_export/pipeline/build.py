@@ -98,7 +98,7 @@ def _write(
         schema=SCHEMA,
         writer=f"stc-export {__version__}",
         target=prepared.target.name,
-        flavour="base",
+        flavour=prepared.form.flavour,
         precision=prepared.precision,
         model=ModelInfo(
             name=prepared.plan.model,

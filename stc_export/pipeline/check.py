@@ -18,7 +18,7 @@ from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, Sto
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared
 from stc_export.spec.dims import ModelDims
-from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, GraphParity
+from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
@@ -57,7 +57,7 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
             checkpoint=prepared.checkpoint,
             sample=sample,
             preprocessing=prepared.preprocessing,
-            dtype=PRECISION_DTYPES[prepared.precision],
+            form=prepared.form,
             run=runner.run,
             weight=lambda file, name: read_weight(root / "graphs", stored, file, name),
             weight_names=stored,
@@ -127,7 +127,7 @@ def _runnable_graphs(
         return
     entries: dict[str, GraphEntry] = {}
     try:
-        for graph in model.split(PRECISION_DTYPES[prepared.precision], prepared.preprocessing).graphs:
+        for graph in model.split(prepared.form, prepared.preprocessing).graphs:
             path = graph.file.replace("graphs/", "graphs/parity-sample.")
             entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
             trace(graph, stored, root / path)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stc_engines.lint.finding import Finding, Setting, Version
+from stc_engines.lint.finding import Finding, Setting, Version, version_text
 from stc_engines.lint.rules import RULES, check_graph
 from stc_engines.profiles import profiles_of
 from stc_engines.table import Target, find_target
+from stc_engines.trt.product import PRODUCTS
 from stc_export.exporter.nodes import read_nodes
 from stc_export.pipeline.fit_targets import fit_bundle
 from stc_export.pipeline.types import CheckedRelease, CheckResult
-from stc_export.spec.manifest import GraphEntry, Manifest
+from stc_export.spec.manifest import Flavour, GraphEntry, Manifest
 from stc_export.spec.progress import Progress
 from stc_runtime.bundle import Bundle
-
-#: The oldest release of TensorRT that engines are built with: for targets that say nothing of their software.
-_OLDEST: Version = (10, 3)
 
 
 def check_target(path: Path, name: str | None, progress: Progress) -> CheckResult:
@@ -32,7 +30,7 @@ def check_target(path: Path, name: str | None, progress: Progress) -> CheckResul
     """
     bundle = Bundle.open(path)
     target = find_target(name or bundle.manifest.target)
-    releases = _releases(target)
+    releases = _releases(target, bundle.manifest.flavour)
     found: dict[Finding, list[str]] = {}
     with progress.stage("graphs", len(bundle.manifest.graphs), "graphs") as advance:
         for entry in bundle.manifest.graphs:
@@ -54,12 +52,16 @@ def check_target(path: Path, name: str | None, progress: Progress) -> CheckResul
     )
 
 
-def _releases(target: Target) -> dict[str, Version | None]:
-    """Return names and versions of the compilers that a target is expected with."""
+def _releases(target: Target, flavour: Flavour) -> dict[str, Version | None]:
+    """Return names and versions of the compilers that a target is expected with.
+
+    A target that says nothing of its software is expected with the oldest release that builds graphs of the flavour.
+    """
     if target.backend.kind != "trt":
         return {target.backend.kind: None}
     named = {f"TensorRT {row.tensorrt} (JetPack {row.jetpack})": _version(row.tensorrt) for row in target.software}
-    return dict(named) or {f"TensorRT {_OLDEST[0]}.{_OLDEST[1]}": _OLDEST}
+    oldest = PRODUCTS["trt"].oldest[flavour]
+    return dict(named) or {f"TensorRT {version_text(oldest)}": oldest}
 
 
 def _version(text: str) -> Version:

@@ -12,7 +12,7 @@ from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_export.spec.memory import kv_budget
+from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import Policy
 from stc_runtime.footprint import feature_cache_bytes, kv_bytes
 
@@ -55,7 +55,7 @@ def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, 
     Raises:
         PolicyError: The policy's memory does not fit the model.
     """
-    capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
+    capacity = kv_slots(policy.memory, dims.text.context)
     return SizeEstimate(
         disk_bytes=stored.disk_bytes,
         weights_bytes=stored.weights_bytes,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 from stc_engines.table import Target, find_target
 from stc_export.exporter.checkpoint import Checkpoint, read_checkpoint, read_config
-from stc_export.exporter.graphs import SplitModel
+from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.preprocess import Preprocessing, read_preprocessing
 from stc_export.exporter.prompt import prompt_from_checkpoint
 from stc_export.exporter.weights import check_recipes
@@ -19,7 +20,8 @@ from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import PRECISION_DTYPES, Precision, PromptSpec
+from stc_export.spec.manifest import PRECISION_DTYPES, Flavour, Precision, PromptSpec
+from stc_export.spec.memory import kv_slots
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Prepared:
     plan: BuildPlan
     target: Target
     precision: Precision
+    form: GraphForm
     family: Family
     checkpoint: Checkpoint
     model: FamilyModel
@@ -51,27 +54,29 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     model = family.read(checkpoint.config, source.name)
     preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
-    split = model.split(PRECISION_DTYPES[precision], preprocessing)
+    slots = kv_slots(request.policy.memory, model.dims.text.context)
+    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots)
+    split = model.split(form, preprocessing)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
     _check_policy_method(request, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
     in_place = target.backend.in_place
-    size = estimate(split, model.dims, request.policy, PRECISION_DTYPES[precision], in_place=in_place)
+    size = estimate(split, model.dims, request.policy, form.dtype, in_place=in_place)
     plan = BuildPlan(
         model=source.name,
         family=family.name,
         target=target.name,
         precision=precision,
-        flavour="base",
+        flavour=form.flavour,
         out=output_path(request, source),
         parameters=parameters,
         graphs=planned_graphs(split),
         size=size,
         fit=fit_target(target, model.dims, request.policy, precision, size.session_bytes),
     )
-    return Prepared(plan, target, precision, family, checkpoint, model, preprocessing, prompt, split, parameters)
+    return Prepared(plan, target, precision, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
 
 
 def _precision(asked: str | None, target: Target) -> Precision:
@@ -82,6 +87,14 @@ def _precision(asked: str | None, target: Target) -> Precision:
         if precision == name:
             return precision
     raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, PRECISION_DTYPES))
+
+
+def _flavour(asked: str | None, target: Target) -> Flavour:
+    name = asked or target.flavour
+    for flavour in get_args(Flavour):
+        if flavour == name:
+            return cast("Flavour", flavour)
+    raise UnsupportedError(f'There are no graphs of the flavour "{name}".', nearest(name, get_args(Flavour)))
 
 
 def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:

@@ -23,6 +23,7 @@ class BuildRequest:
         precision: ``fp32`` or ``fp16``; ``None``: the target's default.
         policy: Default policy of the bundle.
         overwrite: Replace an existing bundle once the new one is complete.
+        flavour: ``base`` or ``modern``; ``None``: the target's.
     """
 
     model: str
@@ -31,6 +32,7 @@ class BuildRequest:
     precision: str | None = None
     policy: Policy = field(default_factory=Policy)
     overwrite: bool = False
+    flavour: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
-from stc_export.spec.manifest import SELECTION_INPUTS, DType, Role, TensorSpec
+from stc_export.spec.manifest import SELECTION_INPUTS, DType, Flavour, GraphEntry, Role, TensorSpec
 from stc_export.spec.policy import Policy, Selection
 
 
@@ -132,11 +132,43 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
     )
 
 
-def llm_interface(text: TextDims, dtype: DType) -> Interface:
-    """Return the interface of ``llm``: past keys and values of P slots go in, those of the S new tokens come out."""
+@dataclass(frozen=True)
+class _Cache:
+    """How keys and values of one layer go in and come out.
 
-    def cache(suffix: str, letter: str) -> list[TensorSpec]:
-        shape = (1, text.kv_heads, letter, text.head_dim)
+    Attributes:
+        taken: Slots that go in: P, or their number where it is part of the graph.
+        given: Slots that come out.
+        inputs: What the graph is told beside them.
+    """
+
+    taken: int | str
+    given: int | str
+    inputs: tuple[TensorSpec, ...]
+
+
+def _cache(flavour: Flavour, slots: int) -> _Cache:
+    """TensorRT writes in place into a cache whose number of slots is part of the graph only."""
+    told = TensorSpec("write_slot", "int64", (1,))
+    return {"base": _Cache("P", "S", ()), "modern": _Cache(slots, slots, (told,))}[flavour]
+
+
+def llm_interface(text: TextDims, dtype: DType, flavour: Flavour, slots: int) -> Interface:
+    """Return the interface of ``llm``.
+
+    With ``base``, past keys and values of P slots go in, and those of the S new tokens come out. With ``modern``, P is
+    a number, and all slots come out: the same memory, with the new tokens in it from slot ``write_slot`` on.
+
+    Args:
+        text: Sizes.
+        dtype: Type of activations, keys and values.
+        flavour: Form of the graph.
+        slots: P of a graph that writes them itself.
+    """
+    form = _cache(flavour, slots)
+
+    def cache(suffix: str, count: int | str) -> list[TensorSpec]:
+        shape = (1, text.kv_heads, count, text.head_dim)
         names = (f"{name}_{layer}_{suffix}" for name in ("key", "value") for layer in range(text.layers))
         return [TensorSpec(name, dtype, shape) for name in names]
 
@@ -144,8 +176,17 @@ def llm_interface(text: TextDims, dtype: DType) -> Interface:
         (
             TensorSpec("inputs_embeds", dtype, (1, "S", text.width)),
             TensorSpec("position_ids", "int64", (1, "S")),
-            TensorSpec("past_bias", dtype, (1, "P")),
-            *cache("in", "P"),
+            TensorSpec("past_bias", dtype, (1, form.taken)),
+            *form.inputs,
+            *cache("in", form.taken),
         ),
-        (TensorSpec("logits", "float32", (1, text.vocab)), *cache("out", "S")),
+        (TensorSpec("logits", "float32", (1, text.vocab)), *cache("out", form.given)),
     )
+
+
+def in_place(graph: GraphEntry) -> Mapping[str, str]:
+    """Return the outputs that a graph writes over an input, with that input: both must be the same memory."""
+    if all(spec.name != "write_slot" for spec in graph.inputs):
+        return {}
+    outputs = [spec.name for spec in graph.outputs if spec.name.endswith("_out")]
+    return {name: f"{name.removesuffix('_out')}_in" for name in outputs}

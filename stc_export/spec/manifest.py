@@ -32,6 +32,7 @@ _MAX_SIZE = 1 << 24
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "int64", "uint8"]
 Precision = Literal["fp32", "fp16"]
+Flavour = Literal["base", "modern"]
 HistoryKind = Literal["none", "window", "mean"]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -239,7 +240,7 @@ class Manifest:
     schema: str
     writer: str
     target: str
-    flavour: Literal["base"]
+    flavour: Flavour
     precision: Precision
     model: ModelInfo
     dims: ModelDims

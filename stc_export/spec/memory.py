@@ -42,6 +42,16 @@ def kv_budget(memory: MemoryPolicy, context: int) -> int:
     return memory.kv_tokens
 
 
+def kv_slots(memory: MemoryPolicy, context: int) -> int:
+    """Return the slots of the KV memory: what is remembered, and a question with its answer behind it.
+
+    Raises:
+        PolicyError: See :func:`kv_budget`.
+        ResourceError: See :func:`kv_budget`.
+    """
+    return kv_budget(memory, context) + memory.answer_tokens
+
+
 def bucket_for(slots: int, capacity: int) -> int:
     """Return the smallest bucket with at least ``slots`` slots: 64, then each 1.25 times the one before, rounded up."""
     bucket = _BUCKET_STEP

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-from stc_export.spec.manifest import MANIFEST_NAME, Manifest, manifest_from_text
+from stc_export.spec.manifest import MANIFEST_NAME, GraphEntry, Manifest, manifest_from_text
 from tests.docs.pages import DOCS, blocks, code, read, table_rows
 
 PAGE = DOCS / "bundle.md"
@@ -60,17 +60,36 @@ def test_manifest_table_has_one_row_per_key() -> None:
 def test_graph_interfaces_on_the_page_are_those_of_a_real_bundle(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         title = f"### {graph.role}" if graph.variant == "default" else f"### {graph.role} / {graph.variant}"
-        text = section(title)
-        if "The interface of" in text:
-            text = section(f"### {code(text)[0]}")
-        rows = table_rows(text)
-        expected = {
-            (direction, re.sub(r"_\d+_", "_{l}_", port.name), port.dtype, port.shape)
-            for direction, ports in (("in", graph.inputs), ("out", graph.outputs))
-            for port in ports
-        }
-        found = {(row[0], code(row[1])[0], row[2], shape(row[3], manifest, graph.variant)) for row in rows}
-        assert {(d, n, "float32" if t == "float" else t, s) for d, n, t, s in found} == expected
+        check_section(title, graph, manifest)
+
+
+def test_modern_graph_on_the_page_is_that_of_a_real_bundle(tiny_modern_bundle: Path) -> None:
+    """Only ``llm`` has another interface, and its P is a number: 1,024, like no other size."""
+    modern = manifest_from_text((tiny_modern_bundle / MANIFEST_NAME).read_text(encoding="utf-8"), "tiny")
+    for graph in modern.graphs:
+        if graph.role != "llm":
+            check_section(f"### {graph.role} / {graph.variant}".removesuffix(" / default"), graph, modern)
+    graph = modern.graph("llm")
+    ports = [
+        tuple(dataclasses.replace(p, shape=tuple("P" if d == 1024 else d for d in p.shape)) for p in side)
+        for side in (graph.inputs, graph.outputs)
+    ]
+    lettered = dataclasses.replace(graph, inputs=ports[0], outputs=ports[1])
+    check_section("### llm, flavour modern", lettered, modern)
+
+
+def check_section(title: str, graph: GraphEntry, manifest: Manifest) -> None:
+    text = section(title)
+    if "The interface of" in text:
+        text = section(f"### {code(text)[0]}")
+    rows = table_rows(text)
+    expected = {
+        (direction, re.sub(r"_\d+_", "_{l}_", port.name), port.dtype, port.shape)
+        for direction, ports in (("in", graph.inputs), ("out", graph.outputs))
+        for port in ports
+    }
+    found = {(row[0], code(row[1])[0], row[2], shape(row[3], manifest, graph.variant)) for row in rows}
+    assert {(d, n, "float32" if t == "float" else t, s) for d, n, t, s in found} == expected
 
 
 def shape(cell: str, manifest: Manifest, variant: str) -> tuple[int | str, ...]:

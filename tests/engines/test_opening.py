@@ -14,9 +14,10 @@ from stc_engines import opening
 from stc_engines.detect import Gpu
 from stc_engines.opening import fingerprint_here, open_backend, product_of
 from stc_engines.table import find_target, load_targets
+from stc_engines.trt.product import check_flavour
 from stc_export.spec import codec
 from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, SealRecord
-from stc_export.spec.errors import BundleError, UsageError
+from stc_export.spec.errors import BundleError, MissingDependencyError, UsageError
 from stc_export.spec.manifest import manifest_to_text
 from stc_runtime import Bundle, Model
 from stc_runtime.backends import cuda
@@ -68,6 +69,30 @@ def test_engines_of_another_release_are_found_before_they_are_loaded(jetson: Pat
     seal(jetson, version="10.16.1")
     with pytest.raises(BundleError, match=r"version is 10\.16\.1, here 10\.3\.0"):
         open_backend(jetson)
+
+
+def test_graphs_that_the_release_does_not_have_are_told_before_anything_is_loaded(
+    jetson: Path, tiny_modern_bundle: Path
+) -> None:
+    manifest = replace(Bundle.open(tiny_modern_bundle).manifest, target="jetson-orin-nano-8gb")
+    (jetson / "manifest.json").write_text(manifest_to_text(manifest))
+    with pytest.raises(MissingDependencyError) as caught:
+        open_backend(jetson)
+    assert caught.value.problem == (
+        'The graphs of the bundle are of the flavour "modern", which needs TensorRT 10.16 or newer; this is 10.3.0.'
+    )
+    assert caught.value.fix.startswith("Build the bundle with --flavour base")
+
+
+@pytest.mark.parametrize(("version", "fits"), [("10.15.1", False), ("10.16.2.10", True), ("11.4.0.106", True)])
+def test_flavour_modern_needs_10_16(version: str, fits: bool) -> None:
+    check_flavour("trt", "10.3.0", "base")
+    check_flavour("trt-rtx", "1.7.1", "modern")
+    if fits:
+        check_flavour("trt", version, "modern")
+    else:
+        with pytest.raises(MissingDependencyError, match=version):
+            check_flavour("trt", version, "modern")
 
 
 def test_bundle_that_was_not_sealed_says_so(jetson: Path) -> None:

@@ -58,6 +58,24 @@ def test_llm_has_a_profile_for_prefill_and_one_for_decoding(manifest: Manifest) 
         assert one(profile, "key_0_in").most[2] == 500
 
 
+def test_modern_llm_is_dynamic_in_its_new_tokens_only(tiny_modern_bundle: Path) -> None:
+    modern = read_manifest(tiny_modern_bundle)
+    found = named(modern, "llm", "default")
+    assert list(found) == ["prefill", "decode"]
+    assert {shapes.name for shapes in found["decode"].inputs} == {"inputs_embeds", "position_ids"}
+    assert one(found["prefill"], "position_ids").most == (1, 124)  # the longest question
+
+
+def test_prefill_is_no_longer_than_the_memory(manifest: Manifest) -> None:
+    """What is written in place must have its slots."""
+    policy = Policy(memory=MemoryPolicy(kv_tokens=4, answer_tokens=16), pruner=PrunerPolicy(keep=0.3))
+    wide = dataclasses.replace(manifest.dims.vision, image_size=1400)
+    manifest = dataclasses.replace(manifest, policy=policy, dims=dataclasses.replace(manifest.dims, vision=wide))
+    small = dataclasses.replace(policy, pruner=PrunerPolicy(keep=0.001))
+    found = named(dataclasses.replace(manifest, policy=small), "llm", "default")
+    assert one(found["prefill"], "position_ids") == InputShapes("position_ids", (1, 1), (1, 2), (1, 20))
+
+
 @pytest.mark.parametrize(("history", "most"), [(1, 64), (16, 64), (100, 100)])
 def test_pruner_takes_the_policys_history_and_the_usual_ones(manifest: Manifest, history: int, most: int) -> None:
     changed = dataclasses.replace(manifest, policy=Policy(pruner=PrunerPolicy(history=history)))

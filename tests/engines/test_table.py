@@ -7,7 +7,9 @@ from importlib.resources import files
 import pytest
 
 from stc_engines import Device, find_target, load_targets
+from stc_engines.opening import product_of
 from stc_engines.table import Target
+from stc_engines.trt.product import PRODUCTS
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError
 
@@ -45,7 +47,11 @@ def test_target_evidence_has_a_date_exactly_when_something_was_done(target: Targ
 
 def test_target_every_figure_has_its_source_and_no_source_lacks_its_figure(target: Target) -> None:
     optional = ("sm", "memory_bytes", "memory_reserved_bytes", "bandwidth_bytes_per_s", "software")
-    figures = {"precisions"} | {name for name in optional if getattr(target, name)}
+    figures = (
+        {"precisions"}
+        | ({"flavour"} if target.flavour != "base" else set())
+        | {name for name in optional if getattr(target, name)}
+    )
     figures |= {f"dense_throughput.{row.precision}" for row in target.dense_throughput}
     assert {source.figure for source in target.sources} == figures
 
@@ -61,6 +67,18 @@ def test_target_throughput_grows_as_the_precision_shrinks(target: Target) -> Non
 def test_find_target_defaults_of_the_three_known_ones() -> None:
     defaults = {name: find_target(name).default_precision for name in ("cpu", "cuda", NANO)}
     assert defaults == {"cpu": "fp32", "cuda": "fp16", NANO: "fp16"}
+
+
+def test_flavour_modern_is_for_compilers_that_all_have_it(target: Target) -> None:
+    if target.flavour == "modern":
+        oldest = PRODUCTS[product_of(target)].oldest["modern"]
+        listed = [tuple(int(part) for part in row.tensorrt.split(".")[:2]) for row in target.software]
+        assert all(release >= oldest for release in listed)
+
+
+def test_flavour_of_the_targets() -> None:
+    modern = {target.name for target in load_targets() if target.flavour == "modern"}
+    assert modern == {"rtx", "a100", "l4", "l40s", "h100", "h200", "b200"}
 
 
 def test_find_target_orin_nano_has_the_data_sheet_figures() -> None:

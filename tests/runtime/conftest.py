@@ -32,6 +32,12 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return made_pair(request, request.param)
 
 
+@pytest.fixture(scope="session", params=["tiny", "tiny_modern"])
+def flavour_pair(request: pytest.FixtureRequest) -> Pair:
+    """The tiny checkpoint in both flavours."""
+    return made_pair(request, request.param)
+
+
 @pytest.fixture(scope="session")
 def tiny_pair(request: pytest.FixtureRequest) -> Pair:
     return made_pair(request, "tiny")
@@ -40,7 +46,10 @@ def tiny_pair(request: pytest.FixtureRequest) -> Pair:
 def made_pair(request: pytest.FixtureRequest, name: str) -> Pair:
     from tests.reference.eager_stream import Reference
 
-    return Pair(request.getfixturevalue(f"{name}_bundle"), Reference(request.getfixturevalue(f"{name}_checkpoint")))
+    return Pair(
+        request.getfixturevalue(f"{name}_bundle"),
+        Reference(request.getfixturevalue(f"{name.removesuffix('_modern')}_checkpoint")),
+    )
 
 
 @pytest.fixture(scope="session")

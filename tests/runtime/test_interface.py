@@ -76,6 +76,10 @@ CASES: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         lambda m: replace(m, pruners=tuple(replace(p, history="none") for p in m.pruners)),
         '"graphs/pruner.stc_gaussian.onnx" declares the',
     ),
+    "flavour": (
+        lambda m: replace(m, flavour="modern"),
+        "\"graphs/llm.onnx\" declares the input key_0_in as float32 [1, 2, 'P', 16], expected float32 [1, 2, 768, 16]",
+    ),
     "vocabulary": (lambda m: text(m, vocab=500), "500"),
     "table": (
         lambda m: replace(m, tables=(replace(m.tables[0], shape=(512, 47)), *m.tables[1:])),
@@ -105,7 +109,17 @@ def test_contradiction_raises_and_names_what_differs(
     assert caught.value.fix == "Build the bundle again."
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "untied_bundle", "siglip_bundle"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny_bundle",
+        "tiny_bundle_fp16",
+        "untied_bundle",
+        "siglip_bundle",
+        "tiny_modern_bundle",
+        "tiny_modern_bundle_fp16",
+    ],
+)
 def test_built_bundles_do_not_contradict_themselves(name: str, request: pytest.FixtureRequest) -> None:
     check_interface(Bundle.open(request.getfixturevalue(name)).manifest, name)
 

@@ -116,7 +116,7 @@ class Beside:
     ids=["all", "pruned", "pruned original"],
 )
 def test_stream_that_forgets_and_renumbers_equals_positions_counted_anew(
-    tiny_pair: Pair, keep: float, positions: str
+    flavour_pair: Pair, keep: float, positions: str
 ) -> None:
     method = "none" if keep == 1.0 else "stc_dual_anchor"
     policy = Policy(
@@ -124,7 +124,7 @@ def test_stream_that_forgets_and_renumbers_equals_positions_counted_anew(
         pruner=PrunerPolicy(method=method, keep=keep),
         memory=replace(SMALL, positions=positions),
     )
-    both = Beside(tiny_pair, policy)
+    both = Beside(flavour_pair, policy)
     for number in range(45):
         both.push(number)
         if number % 6 == 5:
@@ -134,9 +134,9 @@ def test_stream_that_forgets_and_renumbers_equals_positions_counted_anew(
 
 
 @pytest.mark.parametrize("positions", ["contiguous", "original"])
-def test_remembered_dialogue_is_read_kept_and_forgotten_like_a_frame(tiny_pair: Pair, positions: str) -> None:
+def test_remembered_dialogue_is_read_kept_and_forgotten_like_a_frame(flavour_pair: Pair, positions: str) -> None:
     memory = MemoryPolicy(kv_tokens=90, answer_tokens=850, positions=positions)
-    both = Beside(tiny_pair, replace(OFF, memory=memory))
+    both = Beside(flavour_pair, replace(OFF, memory=memory))
     for number in range(30):
         both.push(number)
         if number % 4 == 3:

@@ -60,9 +60,11 @@ class Graph:
         opset: Version of the ONNX operators.
         nodes: Its nodes in the order in which they run.
         inputs: What is fed.
+        outputs: Names of what comes out.
     """
 
     file: str
     opset: int
     nodes: tuple[Node, ...]
     inputs: tuple[Tensor, ...] = ()
+    outputs: frozenset[str] = frozenset()

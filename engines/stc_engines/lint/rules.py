@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from stc_engines.lint.attention import ATTENTION_RULES
+from stc_engines.lint.fused import FUSED_RULES
 from stc_engines.lint.operators import OPERATOR_RULES
 from stc_engines.lint.shapes import SHAPE_RULES
 from stc_engines.lint.types import TYPE_RULES
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from stc_engines.lint.graph import Graph
     from stc_engines.table import BackendKind
 
-_TENSORRT: tuple[Rule, ...] = (*OPERATOR_RULES, *TYPE_RULES, *SHAPE_RULES, *ATTENTION_RULES)
+_TENSORRT: tuple[Rule, ...] = (*OPERATOR_RULES, *TYPE_RULES, *SHAPE_RULES, *ATTENTION_RULES, *FUSED_RULES)
 #: ONNX Runtime runs what ONNX allows, and every graph has run in it when the bundle was built.
 RULES: Mapping[BackendKind, tuple[Rule, ...]] = {"ort": (), "trt": _TENSORRT, "trt-rtx": _TENSORRT}
 

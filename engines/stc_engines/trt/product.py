@@ -11,6 +11,8 @@ from stc_export.spec.errors import MissingDependencyError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from stc_export.spec.manifest import Flavour
+
 ProductName = Literal["trt", "trt-rtx"]
 
 
@@ -21,7 +23,7 @@ class Product:
     Attributes:
         title: Its name for people.
         module: Its Python module.
-        oldest: The first release that will do.
+        oldest: The first release that has what graphs of a flavour need.
         install: How to get it.
         update: How to get a newer one.
         bound: Whether its engines are bound to the device that they were built on, which it then needs to build.
@@ -29,7 +31,7 @@ class Product:
 
     title: str
     module: str
-    oldest: tuple[int, int]
+    oldest: Mapping[Flavour, tuple[int, int]]
     install: str
     update: str
     bound: bool
@@ -39,7 +41,7 @@ PRODUCTS: Mapping[ProductName, Product] = {
     "trt": Product(
         "TensorRT",
         "tensorrt",
-        (10, 3),
+        {"base": (10, 3), "modern": (10, 16)},
         "On a Jetson it comes with JetPack: create the environment with python3 -m venv --system-site-packages.",
         "Update to JetPack 6.1 or newer.",
         bound=True,
@@ -47,7 +49,7 @@ PRODUCTS: Mapping[ProductName, Product] = {
     "trt-rtx": Product(
         "TensorRT-RTX",
         "tensorrt_rtx",
-        (1, 7),
+        {"base": (1, 7), "modern": (1, 7)},
         'Run pip install "stc-export[rtx]".',
         'Run pip install --upgrade "stc-export[rtx]".',
         bound=False,
@@ -70,9 +72,32 @@ def load_product(name: ProductName) -> Any:
             f"{product.title} cannot be imported ({reason.rstrip('.')}).", product.install
         ) from error
     version = str(module.__version__)
-    if tuple(int(part) for part in version.split(".")[:2]) < product.oldest:
-        oldest = ".".join(map(str, product.oldest))
+    if _release(version) < product.oldest["base"]:
+        oldest = _text(product.oldest["base"])
         raise MissingDependencyError(
             f"{product.title} {version} is too old: engines are built and run with {oldest} or newer.", product.update
         )
     return module
+
+
+def check_flavour(name: ProductName, version: str, flavour: Flavour) -> None:
+    """Check that a release of a product has the operators of a flavour.
+
+    Raises:
+        MissingDependencyError: It does not.
+    """
+    product = PRODUCTS[name]
+    if _release(version) < product.oldest[flavour]:
+        raise MissingDependencyError(
+            f'The graphs of the bundle are of the flavour "{flavour}", which needs {product.title} '
+            f"{_text(product.oldest[flavour])} or newer; this is {version}.",
+            "Build the bundle with --flavour base, or update the JetPack or TensorRT of the device.",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _text(release: tuple[int, int]) -> str:
+    return ".".join(map(str, release))

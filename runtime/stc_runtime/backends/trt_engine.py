@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
+from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, TensorSpec
 from stc_runtime.backends.base import Tensors, check_arrays
 from stc_runtime.backends.device_store import Shared
@@ -66,6 +67,7 @@ class TrtEngine:
         count = max(1, engine.num_optimization_profiles)  # of a graph without dynamic shapes there may be none
         self._profiles = [_read_profile(engine, graph, index) for index in range(count)]
         self._contexts: dict[int, Any] = {}
+        self._over = in_place(graph)  # output -> input in whose place it lies, as TensorRT demands
         self._staging, self._replays = Staging(shared.device), Replays(shared.device)
         with shared.lock:
             shared.device.enter()
@@ -101,7 +103,8 @@ class TrtEngine:
     def _bind(self, spec: TensorSpec, shape: Shape, tensor: Tensor | None) -> Binding:
         if isinstance(tensor, DeviceArray):
             return Binding(spec.name, tensor.address, shape, None)
-        place = self._staging.place(spec.name, int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
+        name = self._over.get(spec.name, spec.name)
+        place = self._staging.place(name, int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
         return Binding(spec.name, place.address, shape, place.host)
 
     def _choose(self, feeds: Tensors) -> int:

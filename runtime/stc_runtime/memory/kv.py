@@ -3,8 +3,8 @@
 The LLM graph reads the past as contiguous arrays [1, Hkv, P, d], where P is a *bucket*: a few sizes from 64 up to the
 capacity, so that a backend sees few shapes. A bias of -65504 hides slots that hold nothing. A slice of an array
 [Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
-in place, when the bucket grows. So no step copies the
-cache, which lies where the backend's graphs read it.
+in place, when the bucket grows. So no step copies the cache, which lies where the backend's graphs read it. A graph
+that writes the cache itself has one size only: ``least`` is then the capacity.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class KVShape:
         head_dim: d.
         capacity: Slots.
         sink_capacity: Most tokens of the sink.
+        least: Fewest slots that the graph sees.
     """
 
     layers: int
@@ -48,6 +49,11 @@ class KVShape:
     head_dim: int
     capacity: int
     sink_capacity: int
+    least: int = 0
+
+    def bucket(self, slots: int) -> int:
+        """Return how many slots the graph sees when ``slots`` are needed."""
+        return max(self.least, bucket_for(slots, self.capacity))
 
 
 class KVMemory:
@@ -80,12 +86,17 @@ class KVMemory:
         self._sink = 0
         self._origin = 0
         self._used = 0
-        self._bucket = bucket_for(0, shape.capacity)
+        self._bucket = shape.bucket(0)
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved, the same for life."""
         return sum(store.nbytes for store in (*self._keys, *self._values)) + self._bias.nbytes + self._masters.nbytes
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return self._shape.layers
 
     @property
     def bucket(self) -> int:
@@ -110,6 +121,12 @@ class KVMemory:
         shape = (1, self._shape.kv_heads, self._bucket, self._shape.head_dim)
         return self._keys[layer].tensor(shape), self._values[layer].tensor(shape)
 
+    def ports(self, suffix: str) -> dict[str, Tensor]:
+        """Return keys and values of all layers under the names of a graph: ``key_0_<suffix>``, ..., the views above."""
+        pairs = [self.past(layer) for layer in range(self._shape.layers)]
+        names = (("key", 0), ("value", 1))
+        return {f"{name}_{layer}_{suffix}": pair[half] for name, half in names for layer, pair in enumerate(pairs)}
+
     def bias(self) -> Array:
         """Return the additive mask [1, P]: 0 for used slots, -65504 for others. A view that changes with ``used``."""
         return self._bias[: self._bucket].reshape(1, -1)
@@ -127,7 +144,7 @@ class KVMemory:
             )
         if slots <= self._bucket:
             return
-        grown = bucket_for(slots, self._shape.capacity)
+        grown = self._shape.bucket(slots)
         for store in (*self._keys, *self._values):
             self._lay_out(store, grown)
         self._bucket = grown
@@ -146,15 +163,34 @@ class KVMemory:
             ValueError: Tokens that leave the bucket.
         """
         end = slot + new_keys.shape[2]
-        if not 0 <= slot <= end <= self._bucket:
-            raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
-        if not (np.isfinite(new_keys).all() and np.isfinite(new_values).all()):
-            raise ParityError(
-                f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
-                "Build the bundle with --precision fp32.",
-            )
+        self.check_room(slot, end)
+        _check_finite(layer, new_keys, new_values)
         self._put(self._keys[layer], slot, new_keys[0])
         self._put(self._values[layer], slot, new_values[0])
+
+    def check_room(self, slot: int, end: int) -> None:
+        """Check that slots ``[slot, end)`` are ones that the graph sees.
+
+        Raises:
+            ValueError: They are not. A defect of the caller.
+        """
+        if not 0 <= slot <= end <= self._bucket:
+            raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
+
+    def check_written(self, slot: int, end: int) -> None:
+        """Check slots ``[slot, end)`` of all layers, which the graph wrote itself.
+
+        Raises:
+            ParityError: A number is not finite. The slots are then zeros, so that nothing else is spoilt.
+        """
+        try:
+            for layer, pair in enumerate(zip(self._keys, self._values, strict=True)):
+                _check_finite(layer, *(self._get(store, slot, end - slot) for store in pair))
+        except ParityError:
+            nothing = np.zeros((self._shape.kv_heads, end - slot, self._shape.head_dim), self._bias.dtype)
+            for store in (*self._keys, *self._values):
+                self._put(store, slot, nothing)
+            raise
 
     def set_sink(self, tokens: int) -> None:
         """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
@@ -209,7 +245,7 @@ class KVMemory:
 
     def reset(self) -> None:
         """Forget everything: no used slots, no sink, the first bucket."""
-        self._bucket = bucket_for(0, self._shape.capacity)
+        self._bucket = self._shape.bucket(0)
         self._sink = 0
         self._origin = 0
         self.used = 0
@@ -233,3 +269,11 @@ class KVMemory:
         width = self._shape.head_dim
         for head in reversed(range(1, self._shape.kv_heads)):
             store.move(head * bucket * width, self._place(head, 0), self._bucket * width)
+
+
+def _check_finite(layer: int, keys: Array, values: Array) -> None:
+    if not (np.isfinite(keys).all() and np.isfinite(values).all()):
+        raise ParityError(
+            f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
+            "Build the bundle with --precision fp32.",
+        )

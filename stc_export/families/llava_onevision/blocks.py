@@ -6,6 +6,7 @@ is one ONNX ``Gemm`` with ``transB`` and nothing is transposed on disk, at load 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,20 +47,29 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, decomposed, with float32 statistics and weights."""
+    """Root-mean-square norm over the last axis with float32 statistics and weights."""
 
-    def __init__(self, width: int, eps: float) -> None:
-        """Create the layer without initialising it."""
+    def __init__(self, width: int, eps: float, norm: Callable[[Any, Any, float], Any]) -> None:
+        """Create the layer without initialising it; ``norm`` is one of the two below."""
         super().__init__()
+        self.norm = norm
         self.weight = nn.Parameter(torch.empty(width, dtype=torch.float32), requires_grad=False)
         self.eps = eps
 
     def forward(self, x: Any) -> Any:
         """Apply the layer."""
-        wide = x.float()
-        # Pow, Sqrt and Div, not a product with rsqrt: the form that ONNX Runtime fuses into one operator.
-        root = torch.sqrt(torch.pow(wide, 2.0).mean(-1, keepdim=True) + self.eps)
-        return (wide / root * self.weight).to(x.dtype)
+        return self.norm(x.float(), self.weight, self.eps).to(x.dtype)
+
+
+def rms_norm_steps(x: Any, weight: Any, eps: float) -> Any:
+    """Root-mean-square norm of float32 rows, decomposed."""
+    # Pow, Sqrt and Div, not a product with rsqrt: the form that ONNX Runtime fuses into one operator.
+    return x / torch.sqrt(torch.pow(x, 2.0).mean(-1, keepdim=True) + eps) * weight
+
+
+def rms_norm(x: Any, weight: Any, eps: float) -> Any:
+    """Root-mean-square norm of float32 rows, one ``RMSNormalization``."""
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 def gelu(x: Any, approximate: str) -> Any:

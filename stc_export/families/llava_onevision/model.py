@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stc_export.exporter.graphs import SplitModel
+from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.parity import ParityCase
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.exporter.weights import StoredTensor
@@ -18,7 +18,6 @@ from stc_export.families.llava_onevision.parity import parity_cases
 from stc_export.families.llava_onevision.split import split_model
 from stc_export.families.llava_onevision.weights import LLM, VISION
 from stc_export.spec.dims import ModelDims
-from stc_export.spec.manifest import DType
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class LlavaOnevision:
         """False when the checkpoint says that its weights are random."""
         return self.config.trained
 
-    def split(self, dtype: DType, preprocessing: Preprocessing) -> SplitModel:
+    def split(self, form: GraphForm, preprocessing: Preprocessing) -> SplitModel:
         """Describe graphs and weights."""
-        return split_model(self.config, dtype, (preprocessing.mean, preprocessing.std))
+        return split_model(self.config, form, (preprocessing.mean, preprocessing.std))
 
     def sampled(self, sample: LayerSample) -> LlavaOnevision:
         """Return the same model with only the given layers, renumbered."""

@@ -6,7 +6,9 @@ compared with the traced PyTorch module in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,8 @@ from stc_calib.pictures import real_frames
 from stc_export.exporter.graphs import GraphDef
 from stc_export.exporter.parity import Arrays, ParityCase
 from stc_export.families.base import ParityInputs
+from stc_export.families.llava_onevision.cache_cases import CACHE_CASES, Step
 from stc_export.families.llava_onevision.config import LlavaConfig
-from stc_export.families.llava_onevision.decoder import HIDDEN
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.families.llava_onevision.split import split_model
 from stc_export.pruners import PRUNERS
@@ -48,7 +50,11 @@ class _Checker:
         self.frames = real_frames(config.dims.vision.image_size)
         self.graphs = {
             (graph.role, graph.variant): graph
-            for graph in split_model(config, "float32", (inputs.preprocessing.mean, inputs.preprocessing.std)).graphs
+            for graph in split_model(
+                config,
+                dataclasses.replace(inputs.form, dtype="float32"),
+                (inputs.preprocessing.mean, inputs.preprocessing.std),
+            ).graphs
         }
         self.patches = [self._patches(frame) for frame in self.frames]
         self.features = self._features()
@@ -70,7 +76,7 @@ class _Checker:
         return _array(out.hidden_states[-1][0])
 
     def _typed(self, array: Any) -> NDArray[Any]:
-        return np.ascontiguousarray(array, dtype=self.inputs.dtype)
+        return np.ascontiguousarray(array, dtype=self.inputs.form.dtype)
 
     def _module(self, graph: GraphDef) -> Any:
         """Return the traced module in float32 with the weights that the bundle stores."""
@@ -106,7 +112,7 @@ class _Checker:
         """
         graph = self.graphs["vit", selection]
         name = SELECTION_INPUTS[selection]
-        state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.dtype) for s in graph.inputs[2:]}
+        state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.form.dtype) for s in graph.inputs[2:]}
         tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
         feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **state}
         yield ParityCase(graph.file, "full", "transformers", feeds, {"features": self.features})
@@ -164,38 +170,21 @@ class _Checker:
     def llm(self) -> Iterator[ParityCase]:
         """Prefill of real visual tokens with an empty past, then one decoding step, against transformers."""
         graph = self.graphs["llm", "default"]
-        embeds = self._visual_tokens()[:48]
+        embeds = self._visual_tokens()[: min(48, self.inputs.form.slots)]
         steps = len(embeds) - 1
         out = self.model.model.language_model(inputs_embeds=torch.from_numpy(embeds)[None], use_cache=True)
         cache = [(_array(layer.keys), _array(layer.values)) for layer in out.past_key_values.layers]
+        feeds: dict[str, NDArray[Any]] = {}
         for name, first, last in (("prefill", 0, steps), ("decode", steps, steps + 1)):
             logits = _array(self.model.lm_head(out.last_hidden_state[:, last - 1]))
+            step = Step(self.inputs.form, cache, first, last, partial(self.inputs.run, graph.file, feeds))
+            past, kept = CACHE_CASES[self.inputs.form.flavour](step)
             feeds = {
                 "inputs_embeds": self._typed(embeds[None, first:last]),
                 "position_ids": np.arange(first, last, dtype=np.int64)[None],
-                **self._past(cache, first),
+                **past,
             }
-            new = [(k[:, :, first:last], v[:, :, first:last]) for k, v in cache]
-            yield ParityCase(graph.file, name, "transformers", feeds, {"logits": logits, **_ports(new, "out")})
-
-    def _past(self, cache: Sequence[tuple[NDArray[Any], NDArray[Any]]], used: int) -> dict[str, NDArray[Any]]:
-        """Past buffers with ``used`` tokens and slots that hold nothing, as the runtime passes them."""
-        slots = used + 16
-        bias = np.full((1, slots), HIDDEN, self.inputs.dtype)
-        bias[:, :used] = 0
-        padded = [tuple(_padded(half[:, :, :used], slots) for half in layer) for layer in cache]
-        ports = {name: self._typed(value) for name, value in _ports(padded, "in").items()}
-        return {"past_bias": bias, **ports}
-
-
-def _ports(cache: Sequence[Sequence[NDArray[Any]]], suffix: str) -> dict[str, NDArray[Any]]:
-    halves = enumerate(("key", "value"))
-    return {f"{name}_{i}_{suffix}": layer[half] for half, name in halves for i, layer in enumerate(cache)}
-
-
-def _padded(past: NDArray[Any], slots: int) -> NDArray[Any]:
-    room = [(0, 0), (0, 0), (0, slots - past.shape[2]), (0, 0)]
-    return np.pad(past, room, constant_values=1.0)
+            yield ParityCase(graph.file, name, "transformers", feeds, {"logits": logits, **kept})
 
 
 def _array(tensor: Any) -> NDArray[Any]:

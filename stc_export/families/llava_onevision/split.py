@@ -2,69 +2,82 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from stc_export.exporter.graphs import DimRange, GraphDef, SplitModel, TableDef
+from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, SplitModel, TableDef
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.decoder import Decoder
+from stc_export.families.llava_onevision.parts import PARTS, Parts
 from stc_export.families.llava_onevision.projector import PrunerGraph
 from stc_export.families.llava_onevision.vision import GateEncoder, PatchGate, RankingEncoder
 from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, VISION, weight_files
 from stc_export.pruners import PRUNERS, PrunerMethod
 from stc_export.spec.interface import VIT_STATE, gate_interface, llm_interface, pruner_interface, vit_interface
-from stc_export.spec.manifest import DType, PrunerEntry
+from stc_export.spec.manifest import PrunerEntry
 from stc_export.spec.policy import Selection
 
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def split_model(config: LlavaConfig, dtype: DType, pixels: Pixels) -> SplitModel:
+def split_model(config: LlavaConfig, form: GraphForm, pixels: Pixels) -> SplitModel:
     """Describe all graphs and weights of a checkpoint.
 
     Args:
         config: Its sizes.
-        dtype: Type of activations and large weights.
+        form: Form of the graphs.
         pixels: Mean and standard deviation per channel for pixels in 0..1.
     """
     return SplitModel(
         graphs=(
-            gate_graph(config, dtype),
-            vit_gate_graph(config, dtype),
-            vit_ranking_graph(config, dtype, "per_layer"),
-            vit_ranking_graph(config, dtype, "shared"),
-            *(pruner_graph(config, dtype, row) for row in PRUNERS),
-            llm_graph(config, dtype),
+            gate_graph(config, form),
+            vit_gate_graph(config, form),
+            vit_ranking_graph(config, form, "per_layer"),
+            vit_ranking_graph(config, form, "shared"),
+            *(pruner_graph(config, form, row) for row in PRUNERS),
+            llm_graph(config, form),
         ),
-        weights=weight_files(config, dtype, pixels),
+        weights=weight_files(config, form.dtype, pixels),
         tables=(TableDef("embed", "embed"), TableDef("newline", "newline")),
         pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims.text.width)) for row in PRUNERS),
     )
 
 
-def gate_graph(config: LlavaConfig, dtype: DType) -> GraphDef:
+def _torch(form: GraphForm) -> Any:
+    return getattr(torch, form.dtype)
+
+
+def _parts(form: GraphForm) -> Parts:
+    return PARTS[form.flavour, form.dtype]
+
+
+def gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
     """``cacher_gate``."""
     return GraphDef(
         role="cacher_gate",
         variant="default",
-        module=lambda: PatchGate(config, getattr(torch, dtype)),
-        interface=gate_interface(config.dims.vision, dtype),
+        module=lambda: PatchGate(config, _torch(form)),
+        interface=gate_interface(config.dims.vision, form.dtype),
         nest=tuple,
         dims={},
         weight_files=(VISION,),
+        flavour=form.flavour,
     )
 
 
-def vit_gate_graph(config: LlavaConfig, dtype: DType) -> GraphDef:
+def vit_gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
     """``vit`` with selection ``gate``."""
     n = config.dims.vision.layers
     return GraphDef(
         role="vit",
         variant="gate",
-        module=lambda: GateEncoder(config, getattr(torch, dtype)),
-        interface=vit_interface(config.dims.vision, dtype, "gate"),
+        module=lambda: GateEncoder(config, _torch(form), _parts(form).vision_attention),
+        interface=vit_interface(config.dims.vision, form.dtype, "gate"),
         nest=lambda flat: (*flat[:3], list(flat[3 : 3 + n]), list(flat[3 + n :])),
         dims={"R": _recomputed(config)},
         weight_files=(VISION,),
+        flavour=form.flavour,
     )
 
 
@@ -73,47 +86,56 @@ def _recomputed(config: LlavaConfig) -> DimRange:
     return DimRange(1, tokens, max(2, tokens // 3))
 
 
-def vit_ranking_graph(config: LlavaConfig, dtype: DType, selection: Selection) -> GraphDef:
+def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection) -> GraphDef:
     """``vit`` with selection ``per_layer`` or ``shared``."""
     n, kinds = config.dims.vision.layers, len(VIT_STATE[selection])
     return GraphDef(
         role="vit",
         variant=selection,
-        module=lambda: RankingEncoder(config, getattr(torch, dtype), rank_each_layer=selection == "per_layer"),
-        interface=vit_interface(config.dims.vision, dtype, selection),
+        module=lambda: RankingEncoder(
+            config, _torch(form), _parts(form).vision_attention, rank_each_layer=selection == "per_layer"
+        ),
+        interface=vit_interface(config.dims.vision, form.dtype, selection),
         nest=lambda flat: (*flat[:2], [list(flat[2 + i * n : 2 + (i + 1) * n]) for i in range(kinds)]),
         dims={"R": _recomputed(config)},
         weight_files=(VISION,),
+        flavour=form.flavour,
     )
 
 
-def pruner_graph(config: LlavaConfig, dtype: DType, row: PrunerMethod) -> GraphDef:
+def pruner_graph(config: LlavaConfig, form: GraphForm, row: PrunerMethod) -> GraphDef:
     """``pruner`` with one method."""
     visual_tokens = config.dims.vision.visual_tokens
-    interface = pruner_interface(config.dims, dtype, row.history_width(config.dims.text.width), row.inputs)
+    interface = pruner_interface(config.dims, form.dtype, row.history_width(config.dims.text.width), row.inputs)
     used = {letter for spec in interface.inputs for letter in spec.shape}
     dims = {"K": DimRange(1, visual_tokens, max(2, visual_tokens // 3)), "W": DimRange(1, 4096, 3)}
     return GraphDef(
         role="pruner",
         variant=row.name,
-        module=lambda: PrunerGraph(config, getattr(torch, dtype), row.factory(config.dims)),
+        module=lambda: PrunerGraph(config, _torch(form), row.factory(config.dims)),
         interface=interface,
         nest=lambda flat: (flat[0], list(flat[1:])),
         dims={letter: bounds for letter, bounds in dims.items() if letter in used},
         weight_files=(PROJECTOR,),
+        flavour=form.flavour,
     )
 
 
-def llm_graph(config: LlavaConfig, dtype: DType) -> GraphDef:
+def llm_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
     """``llm``."""
     text = config.dims.text
     n = text.layers
+    interface = llm_interface(text, form.dtype, form.flavour, form.slots)
+    told = len(interface.inputs) - 2 * n
+    used = {letter for spec in interface.inputs for letter in spec.shape}
+    dims = {"S": DimRange(1, text.context, 5), "P": DimRange(1, text.context, 11)}
     return GraphDef(
         role="llm",
         variant="default",
-        module=lambda: Decoder(config, getattr(torch, dtype)),
-        interface=llm_interface(text, dtype),
-        nest=lambda flat: (*flat[:3], list(flat[3 : 3 + n]), list(flat[3 + n :])),
-        dims={"S": DimRange(1, text.context, 5), "P": DimRange(1, text.context, 11)},
+        module=lambda: Decoder(config, _torch(form), _parts(form)),
+        interface=interface,
+        nest=lambda flat: (*flat[:2], list(flat[2:told]), list(flat[told : told + n]), list(flat[told + n :])),
+        dims={letter: bounds for letter, bounds in dims.items() if letter in used},
         weight_files=(LLM, EMBED),
+        flavour=form.flavour,
     )

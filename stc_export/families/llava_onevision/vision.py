@@ -18,6 +18,7 @@ State is data: what a graph calls ``*_in`` and ``*_out`` belongs to one stream s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, L
 from stc_export.families.llava_onevision.config import LlavaConfig
 
 _EPS = 1e-12
+
+#: (q, keys, values), [heads, tokens, head_dim] each -> mixed values of q.
+Attention = Callable[[Any, Any, Any], Any]
 
 
 class PatchGate(nn.Module):
@@ -80,11 +84,12 @@ def length(a: Any) -> Any:
 class VisionLayer(nn.Module):
     """One SigLIP encoder layer; ``qv`` and ``k`` are rows of one stored matrix, ``qvk`` is the whole of it."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, *, keys_apart: bool) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, keys_apart: bool) -> None:
         """Create the layer uninitialised; ``keys_apart`` when keys are projected for more tokens than q and v."""
         super().__init__()
         vision = config.dims.vision
         self.heads, self.head_dim, self.width = vision.heads, vision.head_dim, vision.width
+        self.attention = attention
         self.norm1 = LayerNorm(vision.width, config.vision_eps)
         self.norm2 = LayerNorm(vision.width, config.vision_eps)
         if keys_apart:
@@ -112,10 +117,7 @@ class VisionLayer(nn.Module):
         Returns:
             [R, C].
         """
-        # The scale is applied to q before the product: fewer operations, and safe in half precision.
-        scores = torch.matmul(q * self.head_dim**-0.5, keys.transpose(1, 2))
-        mixed = torch.matmul(torch.softmax(scores, dim=-1), values)
-        return self.out(mixed.permute(1, 0, 2).reshape(-1, self.width))
+        return self.out(self.attention(q, keys, values).permute(1, 0, 2).reshape(-1, self.width))
 
     def mlp(self, x: Any) -> Any:
         """[R, C] -> [R, C], with the norm before it."""
@@ -132,22 +134,22 @@ def head_rows(indices: Any, heads: int) -> tuple[Any, Any]:
 class VisionEncoder(nn.Module):
     """Position embedding and layers, common to all selections."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, *, keys_apart: bool) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, keys_apart: bool) -> None:
         """Create the encoder without initialising it."""
         super().__init__()
         vision = config.dims.vision
         self.tokens, self.heads, self.width = vision.tokens, vision.heads, vision.width
         self.position = nn.Parameter(torch.empty(vision.tokens, vision.width, dtype=dtype), requires_grad=False)
-        layers = [VisionLayer(config, dtype, keys_apart=keys_apart) for _ in range(vision.layers)]
+        layers = [VisionLayer(config, dtype, attention, keys_apart=keys_apart) for _ in range(vision.layers)]
         self.layers = nn.ModuleList(layers)
 
 
 class GateEncoder(VisionEncoder):
     """``vit`` with selection ``gate``."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention) -> None:
         """Create the graph's module without initialising it."""
-        super().__init__(config, dtype, keys_apart=False)
+        super().__init__(config, dtype, attention, keys_apart=False)
 
     def forward(self, patch_embeddings: Any, indices: Any, delta: Any, keys: list[Any], values: list[Any]) -> Any:
         """Recompute R tokens.
@@ -179,9 +181,9 @@ class GateEncoder(VisionEncoder):
 class RankingEncoder(VisionEncoder):
     """``vit`` with selections ``per_layer`` and ``shared``: the graph ranks the tokens itself."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, *, rank_each_layer: bool) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, rank_each_layer: bool) -> None:
         """Create the graph's module without initialising it."""
-        super().__init__(config, dtype, keys_apart=True)
+        super().__init__(config, dtype, attention, keys_apart=True)
         self.ranks = [rank_each_layer or index == 0 for index in range(config.dims.vision.layers)]
 
     def forward(self, patch_embeddings: Any, carrier: Any, state: list[list[Any]]) -> Any:

@@ -103,6 +103,49 @@ def mixed_pow(path: Path) -> Path:
     )
 
 
+def attention(kind: int = HALF, width: int = 16, mask: int | None = None, **attributes: Any) -> Callable[[Path], Path]:
+    """Four query heads over two key heads, four new tokens over 32 slots."""
+
+    def make(path: Path) -> Path:
+        cache = [1, 2, 32, width]
+        inputs: Ports = {"q": (kind, [1, 4, 4, width]), "k": (kind, cache), "v": (kind, cache)}
+        if mask is not None:
+            inputs["m"] = (mask, [4, 32])
+        node = N("Attention", list(inputs), ["y"], scale=0.25, **attributes)
+        return write(path, [node], inputs, {"y": (kind, None)}, opset=24)
+
+    return make
+
+
+def scatter(slots: int | str = 32, kind: int = HALF, **attributes: Any) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        inputs: Ports = {"c": (kind, [1, 2, slots, 16]), "u": (kind, [1, 2, 4, 16]), "w": (INT, [1])}
+        node = N("TensorScatter", ["c", "u", "w"], ["y"], **attributes)
+        return write(path, [node], inputs, {"y": (kind, [1, 2, slots, 16])}, opset=24)
+
+    return make
+
+
+def scatter_between(before: bool) -> Callable[[Path], Path]:
+    """A cache that is no input of the graph, or does not come out."""
+
+    def make(path: Path) -> Path:
+        inputs: Ports = {"c": (HALF, [1, 2, 32, 16]), "u": (HALF, [1, 2, 4, 16]), "w": (INT, [1])}
+        names = ["c", "d", "y"] if before else ["c", "y", "z"]
+        relu = N("Relu", [names[0] if before else "y"], [names[1] if before else "z"])
+        node = N("TensorScatter", ["d" if before else "c", "u", "w"], ["y"], axis=-2)
+        nodes = [relu, node] if before else [node, relu]
+        return write(path, nodes, inputs, {names[2]: (HALF, [1, 2, 32, 16])}, opset=24)
+
+    return make
+
+
+def scatter_rank_3(path: Path) -> Path:
+    inputs: Ports = {"c": (HALF, [1, 32, 16]), "u": (HALF, [1, 4, 16]), "w": (INT, [1])}
+    node = N("TensorScatter", ["c", "u", "w"], ["y"], axis=-2)
+    return write(path, [node], inputs, {"y": (HALF, [1, 32, 16])}, opset=24)
+
+
 CASES: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
     "TopK of 3840": (lambda path: topk(path, 3840), set()),
     "TopK of 3841": (lambda path: topk(path, 3841), {"TopK"}),
@@ -115,6 +158,24 @@ CASES: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
     "uint8 that is cut": (uint8_slice, {"type"}),
     "float16 and float32 added": (mixed_add, {"mixed types"}),
     "float16 to the power of float32": (mixed_pow, set()),
+    "Attention": (attention(), set()),
+    "Attention with a mask": (attention(mask=HALF), set()),
+    "Attention with a mask of yes and no": (attention(mask=TensorProto.BOOL), set()),
+    "Attention with a mask of another type": (attention(mask=FLOAT), {"mixed types"}),
+    "Attention in float32": (attention(FLOAT), {"attention"}),
+    "Attention of heads 8 wide": (attention(width=8), {"attention"}),
+    "Attention of heads 12 wide": (attention(width=12), set()),
+    "Attention of heads 256 wide": (attention(width=256), set()),
+    "Attention of heads 264 wide": (attention(width=264), {"attention"}),
+    "Attention with softcap": (attention(softcap=5.0), {"attention"}),
+    "Attention with the type of its softmax": (attention(softmax_precision=1), {"attention"}),
+    "TensorScatter": (scatter(axis=-2), set()),
+    "TensorScatter in float32": (scatter(kind=FLOAT, axis=2), set()),
+    "TensorScatter of any number of slots": (scatter("P", axis=-2), {"cache"}),
+    "TensorScatter with 3 dimensions": (scatter_rank_3, {"cache"}),
+    "TensorScatter that begins again": (scatter(axis=-2, mode="circular"), {"cache"}),
+    "TensorScatter into what was computed": (scatter_between(before=True), {"cache"}),
+    "TensorScatter that does not come out": (scatter_between(before=False), {"cache"}),
 }
 
 
@@ -123,7 +184,7 @@ def test_check_and_compiler_agree(tmp_path: Path, name: str) -> None:
     trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
     make, rules = CASES[name]
     path = make(tmp_path / "one.onnx")
-    assert set(errors(path)) == rules
+    assert set(errors(path, Setting((10, 16)))) == rules
     try:
         build_plan(trt, Recipe(str(path), ()), lambda *_: None)
         refused = False
@@ -155,6 +216,53 @@ def test_graphs_that_the_compiler_takes_have_no_errors(name: str, request: pytes
     bundle: Path = request.getfixturevalue(name)
     for graph in read_manifest(bundle).graphs:
         assert errors(bundle / graph.file, Setting((10, 3), {"R": 25, "K": 9, "S": 64, "P": 1024, "W": 64})) == []
+
+
+@pytest.mark.parametrize("name", ["tiny_modern_bundle", "tiny_modern_bundle_fp16"])
+def test_modern_graphs_have_no_errors_from_10_16_and_name_what_10_3_lacks(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    bundle: Path = request.getfixturevalue(name)
+    fused = {"Attention"} if name.endswith("fp16") else set()
+    for graph in read_manifest(bundle).graphs:
+        path = bundle / graph.file
+        assert errors(path, Setting((10, 16))) == []
+        lacking = {row.op for row in found(path, Setting((10, 3))) if row.rule == "operator"}
+        of_role = {"llm": {"RMSNormalization", "RotaryEmbedding", "TensorScatter"} | fused, "vit": fused}
+        assert lacking == of_role.get(graph.role, set()), graph.file
+        assert "opset" in errors(path, Setting((10, 3)))
+
+
+def test_attention_of_modern_graphs_becomes_one_kernel_in_half_precision(tiny_modern_bundle_fp16: Path) -> None:
+    for graph in read_manifest(tiny_modern_bundle_fp16).graphs:
+        assert found(tiny_modern_bundle_fp16 / graph.file, Setting((10, 16))) == []
+
+
+def attention_of(shape: list[Any], count: int = 3, outputs: int = 1) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        names = ["q", "k", "v", "m", "pk", "pv"][:count]
+        inputs: Ports = {name: (HALF, [4, 36] if name == "m" else shape) for name in names}
+        heads: dict[str, int] = {"q_num_heads": 2, "kv_num_heads": 2} if len(shape) == 3 else {}
+        gives = ["y", "a", "b"][:outputs]
+        return write(path, [N("Attention", names, gives, **heads)], inputs, {"y": (HALF, shape)}, opset=24)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (attention_of([1, 32, 32]), "Attention with 3 dimensions instead of 4"),
+        (attention_of([1, 2, 32, "d"]), "Attention with heads whose width is not a fixed number"),
+        (attention_of([1, 2, 4, 16], 6, 3), "Attention with a cache or scores of its own"),
+    ],
+)
+def test_attention_that_the_documentation_rules_out_is_an_error(
+    tmp_path: Path, make: Callable[[Path], Path], said: str
+) -> None:
+    """TensorRT-RTX takes some of these, so the compiler is no witness here."""
+    rows = [row for row in found(make(tmp_path / "one.onnx"), Setting((10, 16))) if row.level == "error"]
+    assert [row.problem for row in rows] == [f"TensorRT has no kernel for this: {said}."]
 
 
 # --- releases --------------------------------------------------------------------------------------------------------

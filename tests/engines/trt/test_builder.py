@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
 
-#: Bundles of :mod:`tests.conftest`: both precisions, real SigLIP layers, untied embeddings, the trained demo.
+#: Bundles of :mod:`tests.conftest`: both precisions, real SigLIP layers, untied embeddings, the trained demo, and both
+#: flavours.
 BUNDLES = ["tiny_bundle", "tiny_bundle_fp16", "siglip_bundle", "untied_bundle", "demo_bundle"]
+BUNDLES += ["tiny_modern_bundle", "tiny_modern_bundle_fp16", "siglip_modern_bundle_fp16"]
 
 
 def note(phases: set[str], phase: str, _done: int, _steps: int) -> None:

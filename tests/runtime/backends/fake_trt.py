@@ -19,6 +19,7 @@ from stc_engines.profiles import InputShapes, Profile, profiles_of
 from stc_engines.trt.log import make_log
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import DeviceError, ResourceError
+from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
@@ -248,6 +249,8 @@ class IExecutionContext:
             return False
         if self._scratch[1] < self._engine.device_memory_size_v2:
             return False
+        for output, fed in in_place(self._engine.graph).items():
+            assert self._addresses[output] == self._addresses[fed], "a cache is written where it is read"
         shapes, addresses, scratch = dict(self._shapes), dict(self._addresses), self._scratch
         device.put(lambda: self._compute(shapes, addresses, scratch))
         return True
@@ -258,6 +261,8 @@ class IExecutionContext:
         device.at(*scratch)[:] = bytes(scratch[1])
         letters = {d: n for s in graph.inputs for d, n in zip(s.shape, shapes[s.name], strict=True)}
         for spec in graph.outputs:
+            if spec.name in in_place(graph):
+                continue
             size = np.prod([letters.get(d, d) for d in spec.shape], dtype=int) * np.dtype(spec.dtype).itemsize
             device.at(addresses[spec.name], int(size))[:] = b"\xee" * int(size)
         feeds = {}

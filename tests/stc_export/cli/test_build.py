@@ -20,10 +20,22 @@ if TYPE_CHECKING:
 
 
 def test_build_flags_become_the_request(pipeline: FakePipeline) -> None:
-    flags = ["--target", "cuda", "--out", "x.stc", "--precision", "fp16", "--policy", "paper", "--overwrite"]
+    flags = [
+        "--target",
+        "cuda",
+        "--out",
+        "x.stc",
+        "--precision",
+        "fp16",
+        "--policy",
+        "paper",
+        "--overwrite",
+        "--flavour",
+        "modern",
+    ]
     assert main(["build", "some/model", *flags]) == 0
     assert pipeline.requests == [
-        BuildRequest("some/model", "cuda", Path("x.stc"), "fp16", named_policies()["paper"], overwrite=True)
+        BuildRequest("some/model", "cuda", Path("x.stc"), "fp16", named_policies()["paper"], True, "modern")
     ]
 
 

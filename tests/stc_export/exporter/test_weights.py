@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from stc_export.exporter import weights as weights_module
 from stc_export.exporter.checkpoint import Checkpoint, read_checkpoint
+from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.preprocess import read_preprocessing
 from stc_export.exporter.weights import ALIGNMENT, StoredTensor, WeightRecipe, check_recipes, layout, write_weights
 from stc_export.families import find_family
@@ -39,7 +40,9 @@ NORMS = ("norm", "inv_freq", "scale", "offset")
 def split(directory: Path, dtype: DType) -> tuple[Checkpoint, SplitModel]:
     checkpoint = read_checkpoint(directory, canonical)
     model = find_family(checkpoint.config, "x").read(checkpoint.config, "x")
-    return checkpoint, model.split(dtype, read_preprocessing(directory, model.dims.vision.image_size))
+    return checkpoint, model.split(
+        GraphForm("base", dtype, 64), read_preprocessing(directory, model.dims.vision.image_size)
+    )
 
 
 def write_all(directory: Path, dtype: DType, out: Path) -> tuple[SplitModel, dict[str, dict[str, StoredTensor]]]:

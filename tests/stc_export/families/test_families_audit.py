@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.families import FAMILIES
 from stc_export.families.base import Family
@@ -89,7 +90,9 @@ def test_selections_of_policies_and_manifests_are_the_same() -> None:
 
 def test_split_model_has_a_graph_for_every_role_selection_and_pruning_method() -> None:
     model = FAMILIES[0].read(PUBLISHED, "x")
-    split = model.split("float16", Preprocessing(PreprocessSpec(384, "bicubic"), (0.5,) * 3, (0.5,) * 3))
+    split = model.split(
+        GraphForm("base", "float16", 64), Preprocessing(PreprocessSpec(384, "bicubic"), (0.5,) * 3, (0.5,) * 3)
+    )
     found = {(graph.role, graph.variant) for graph in split.graphs}
     assert found == {
         ("cacher_gate", "default"),

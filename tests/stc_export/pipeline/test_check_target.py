@@ -39,6 +39,19 @@ def test_card_without_a_release_is_checked_for_the_oldest(tiny_bundle: Path) -> 
     assert check(tiny_bundle, "h200").releases == ("TensorRT 10.3",)
 
 
+def test_card_is_checked_for_the_oldest_release_of_the_flavour(tiny_modern_bundle_fp16: Path) -> None:
+    result = check(tiny_modern_bundle_fp16, "h200")
+    assert (result.releases, result.findings, result.ok) == (("TensorRT 10.16",), (), True)
+
+
+def test_modern_bundle_on_a_board_says_which_release_lacks_what(tiny_modern_bundle_fp16: Path) -> None:
+    result = check(tiny_modern_bundle_fp16, "jetson")
+    assert not result.ok
+    assert {row.releases for row in result.findings} == {("TensorRT 10.3 (JetPack 6.2)",)}
+    assert {row.finding.fix for row in result.findings} == {"Build the bundle in the flavour base, or update TensorRT."}
+    assert "The graph has opset 24, TensorRT 10.3 reads up to 20." in {row.finding.problem for row in result.findings}
+
+
 def test_fp32_attention_is_slow_at_its_layers(tiny_bundle: Path) -> None:
     rows = [row.finding for row in check(tiny_bundle, "jetson").findings if row.finding.graph == "graphs/vit.gate.onnx"]
     layers = read_manifest(tiny_bundle).dims.vision.layers

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stc_export.exporter.graphs import GraphDef
+from stc_export.exporter.graphs import GraphDef, GraphForm
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.split import (
     gate_graph,
@@ -30,6 +30,7 @@ SMALL = ModelDims(
         width=8, mlp_width=16, heads=2, kv_heads=1, head_dim=4, layers=3, vocab=10, context=64, rope_theta=1e6
     ),
 )
+FORM = GraphForm("base", "float32", 64)
 CONFIG = LlavaConfig(
     dims=tiny_dims(),
     vision_eps=1e-6,
@@ -92,23 +93,23 @@ def test_frame_macs_of_an_encoded_frame_are_the_sum_of_its_graphs() -> None:
 
 @pytest.mark.parametrize("recomputed", [1, 6, 25])
 def test_vit_macs_gate_are_those_of_the_module(recomputed: int) -> None:
-    graph = vit_gate_graph(CONFIG, "float32")
+    graph = vit_gate_graph(CONFIG, FORM)
     assert vit_macs(CONFIG.dims.vision, "gate", recomputed) == counted(graph, R=recomputed)
 
 
 @pytest.mark.parametrize("selection", ["per_layer", "shared"])
 @pytest.mark.parametrize("recomputed", [1, 6, 25])
 def test_vit_macs_ranking_are_those_of_the_module(selection: Any, recomputed: int) -> None:
-    graph = vit_ranking_graph(CONFIG, "float32", selection)
+    graph = vit_ranking_graph(CONFIG, FORM, selection)
     assert vit_macs(CONFIG.dims.vision, selection, recomputed) == counted(graph, R=recomputed)
 
 
 @pytest.mark.parametrize(("new", "past"), [(1, 64), (7, 64), (9, 3)])
 def test_llm_macs_are_those_of_the_module(new: int, past: int) -> None:
-    assert llm_macs(CONFIG.dims.text, new, past) == counted(llm_graph(CONFIG, "float32"), S=new, P=past)
+    assert llm_macs(CONFIG.dims.text, new, past) == counted(llm_graph(CONFIG, FORM), S=new, P=past)
 
 
 def test_gate_and_projector_macs_are_those_of_the_modules() -> None:
     plain = next(row for row in PRUNERS if row.name == "none")
-    assert gate_macs(CONFIG.dims.vision) == counted(gate_graph(CONFIG, "float32"))
-    assert projector_macs(CONFIG.dims) == counted(pruner_graph(CONFIG, "float32", plain))
+    assert gate_macs(CONFIG.dims.vision) == counted(gate_graph(CONFIG, FORM))
+    assert projector_macs(CONFIG.dims) == counted(pruner_graph(CONFIG, FORM, plain))

@@ -70,6 +70,30 @@ def test_plan_agrees_with_the_bundle_that_is_built(tiny_checkpoint: Path, tiny_b
     assert plan.out == tmp_path / "x.stc"
 
 
+@pytest.mark.parametrize(
+    ("target", "asked", "flavour"),
+    [
+        ("cpu", None, "base"),
+        ("cpu", "modern", "modern"),
+        ("h200", None, "modern"),
+        ("h200", "base", "base"),
+        ("jetson-orin-nano-8gb", None, "base"),
+    ],
+)
+def test_flavour_is_the_targets_or_what_was_asked_for(
+    tiny_checkpoint: Path, tmp_path: Path, target: str, asked: str | None, flavour: str
+) -> None:
+    request = BuildRequest(str(tiny_checkpoint), target=target, out=tmp_path / "x.stc", flavour=asked)
+    assert plan_build(request).flavour == flavour
+
+
+def test_flavour_that_does_not_exist_names_the_nearest(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        plan_build(BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc", flavour="modem"))
+    assert caught.value.problem == 'There are no graphs of the flavour "modem".'
+    assert caught.value.fix == 'Did you mean "modern"? Known: base, modern.'
+
+
 def test_plan_of_half_precision_halves_the_large_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
     request = BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc")
     full, half = (plan_build(replace(request, precision=precision)).size for precision in ("fp32", "fp16"))

@@ -182,3 +182,14 @@ def test_build_seals_where_it_can(
     result = module.build_and_seal(BuildRequest("demo"), Silent())
     assert (result.sealed is not None) is sealed
     assert (bundle / "engines").exists() is sealed
+
+
+def test_seal_with_a_compiler_that_is_too_old_for_the_flavour_compiles_nothing(
+    tiny_modern_bundle: Path, tmp_path: Path, compiled: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(tiny_modern_bundle, tmp_path / "modern.stc"))
+    monkeypatch.setattr(opening, "read_gpu", lambda: ORIN)
+    with pytest.raises(MissingDependencyError, match=r"needs TensorRT 10\.16 or newer; this is 10\.3\.0"):
+        module.seal_bundle(SealRequest(bundle, "jetson-orin-nano-8gb"), Silent())
+    assert compiled == []
+    assert not (bundle / "engines").exists()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stc_calib.pictures import real_frames
+from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import SELECTION_INPUTS
 from tests.stc_export.families.llava_onevision.model import Pair, pixels, relative_error
 
@@ -23,10 +24,11 @@ TOLERANCE = 1e-4
 HIDDEN = -65504.0
 
 
-@pytest.fixture(scope="module", params=["tiny", "untied", "siglip"])
+@pytest.fixture(scope="module", params=["tiny", "untied", "siglip", "tiny_modern"])
 def pair(request: pytest.FixtureRequest) -> Pair:
+    checkpoint = request.param.removesuffix("_modern")
     return Pair.open(
-        request.getfixturevalue(f"{request.param}_checkpoint"), request.getfixturevalue(f"{request.param}_bundle")
+        request.getfixturevalue(f"{checkpoint}_checkpoint"), request.getfixturevalue(f"{request.param}_bundle")
     )
 
 
@@ -139,10 +141,17 @@ def test_pruner_that_keeps_all_gives_the_video_features_of_transformers(
 
 
 class Stream:
-    """The LLM with its cache, held in buffers that are longer than what they hold and full of something else."""
+    """The LLM with its cache, held in buffers that are longer than what they hold and full of something else.
+
+    ``slots`` is their length where the graph leaves it open.
+    """
 
     def __init__(self, pair: Pair, slots: int) -> None:
         text = pair.manifest.dims.text
+        self.graph = pair.manifest.graph("llm")
+        slots = next(
+            int(s.shape[1]) if s.shape[1] != "P" else slots for s in self.graph.inputs if s.name == "past_bias"
+        )
         self.engine: Engine = pair.engine("llm")
         self.layers, self.used = text.layers, 0
         shape = (1, text.kv_heads, slots, text.head_dim)
@@ -161,9 +170,13 @@ class Stream:
             "past_bias": bias,
             **{f"{name}_in": buffer for name, buffer in self.past.items()},
         }
-        outputs = self.engine.run(feeds, {})
-        for name, buffer in self.past.items():
-            buffer[:, :, self.used : self.used + count] = outputs[f"{name}_out"]
+        if in_place(self.graph):
+            feeds["write_slot"] = np.array([self.used])
+            outputs = self.engine.run(feeds, {f"{name}_out": buffer for name, buffer in self.past.items()})
+        else:
+            outputs = self.engine.run(feeds, {})
+            for name, buffer in self.past.items():
+                buffer[:, :, self.used : self.used + count] = outputs[f"{name}_out"]
         self.used += count
         logits: NDArray[np.float32] = outputs["logits"][0]
         return logits

@@ -1,0 +1,85 @@
+"""Keys and values in the parity cases of ``llm``: what is fed of the past, and what should come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_export.exporter.graphs import GraphForm
+from stc_export.exporter.parity import Arrays
+from stc_export.families.llava_onevision.cache import HIDDEN
+from stc_export.spec.manifest import Flavour
+
+#: Keys and values [1, kv heads, tokens, head_dim] of each layer.
+Layers = Sequence[tuple[NDArray[Any], NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call of the graph.
+
+    Attributes:
+        form: Form of the graph.
+        cache: Keys and values of all tokens, by transformers.
+        first: First new token; those before it are the past.
+        last: Behind the last new token.
+        before: Runs the call before this one again.
+    """
+
+    form: GraphForm
+    cache: Layers
+    first: int
+    last: int
+    before: Callable[[], Arrays]
+
+
+def _beside(step: Step) -> tuple[Arrays, Arrays]:
+    """The past by transformers, in buffers with slots that hold nothing; the new keys and values come out."""
+    slots = step.first + 16
+    past = [
+        (_padded(k[:, :, : step.first], slots, 1.0), _padded(v[:, :, : step.first], slots, 1.0)) for k, v in step.cache
+    ]
+    new = [(k[:, :, step.first : step.last], v[:, :, step.first : step.last]) for k, v in step.cache]
+    return {"past_bias": _bias(step, slots), **_ports(past, "in", step.form.dtype)}, _ports(new, "out", "float32")
+
+
+def _in_place(step: Step) -> tuple[Arrays, Arrays]:
+    """The cache that the call before left, which a bundle need not store twice; the whole cache comes out."""
+    slots = step.form.slots
+    nothing = [(np.zeros_like(k[:, :, :0]), np.zeros_like(v[:, :, :0])) for k, v in step.cache]
+    empty = _ports([(_padded(k, slots, 0.0), _padded(v, slots, 0.0)) for k, v in nothing], "in", step.form.dtype)
+    left = step.before() if step.first else {}
+    past = {name: left.get(f"{name.removesuffix('_in')}_out", value) for name, value in empty.items()}
+    now = [
+        (_padded(k[:, :, : step.last], slots, 0.0), _padded(v[:, :, : step.last], slots, 0.0)) for k, v in step.cache
+    ]
+    told = {"past_bias": _bias(step, slots), "write_slot": np.array([step.first], np.int64)}
+    return {**told, **past}, _ports(now, "out", "float32")
+
+
+#: Step -> feeds and expected outputs.
+CACHE_CASES: Mapping[Flavour, Callable[[Step], tuple[Arrays, Arrays]]] = {"base": _beside, "modern": _in_place}
+
+
+def _bias(step: Step, slots: int) -> NDArray[Any]:
+    bias = np.full((1, slots), HIDDEN, step.form.dtype)
+    bias[:, : step.first] = 0
+    return bias
+
+
+def _ports(cache: Layers, suffix: str, dtype: str) -> dict[str, NDArray[Any]]:
+    halves = enumerate(("key", "value"))
+    return {
+        f"{name}_{i}_{suffix}": np.ascontiguousarray(layer[half], dtype)
+        for half, name in halves
+        for i, layer in enumerate(cache)
+    }
+
+
+def _padded(past: NDArray[Any], slots: int, value: float) -> NDArray[Any]:
+    room = [(0, 0), (0, 0), (0, slots - past.shape[2]), (0, 0)]
+    return np.pad(past, room, constant_values=value)
