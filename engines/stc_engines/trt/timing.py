@@ -89,21 +89,26 @@ class TimingFile:
         self._path, self._note, self._patience_s = path, note, patience_s
 
     def attach(self, config: Any) -> Any:
-        """Give a configuration what the file holds, or an empty cache; return it, it must outlive the build."""
+        """Give a configuration what the file holds, or an empty cache; return it, it must outlive the build.
+
+        ``None`` if the compiler takes neither.
+        """
         try:
             stored = read_cache(self._path)
         except (OSError, ValueError) as error:
             self._note(f'timing cache "{self._path}" is not used: {_reason(error)}')
             stored = b""
-        cache = config.create_timing_cache(stored)
-        if cache is None or not config.set_timing_cache(cache, _IGNORE_MISMATCH):
+        for data in (stored, b""):
+            cache = config.create_timing_cache(data)
+            if cache is not None and config.set_timing_cache(cache, _IGNORE_MISMATCH):
+                return cache
             self._note(f'timing cache "{self._path}" is not used: the compiler does not take it')
-            cache = config.create_timing_cache(b"")
-            config.set_timing_cache(cache, _IGNORE_MISMATCH)
-        return cache
+        return None
 
     def keep(self, config: Any, learned: Any) -> None:
         """Add what the file holds by now to what was learned, and replace it; one that cannot be added is lost."""
+        if learned is None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self._path.with_name(f"{self._path.name}.lock"), self._patience_s):

@@ -35,7 +35,7 @@ class IBuilderConfig:
         self.progress_monitor: Any = None
 
     def create_timing_cache(self, data: bytes) -> ITimingCache | None:
-        if data == b"null":
+        if data == b"null" or not self.made_by:
             return None
         if not data:
             return ITimingCache(self.made_by, {})
@@ -60,7 +60,7 @@ class FakeCompiler:
     """Stands for the module ``tensorrt``.
 
     Args:
-        made_by: Version and device, which a cache is bound to.
+        made_by: Version and device, which a cache is bound to; without any there are no caches.
         during: Called in the middle of a build.
     """
 
@@ -102,12 +102,12 @@ class Builder:
         return IBuilderConfig(self._made_by)
 
     def build_serialized_network(self, network: Network, config: IBuilderConfig) -> bytes | None:
-        assert config.cache is not None
-        timed = [layer for layer in network.layers if layer not in config.cache.times]
+        times = config.cache.times if config.cache else {}
+        timed = [layer for layer in network.layers if layer not in times]
         self._during()
         if "refused" in network.layers:
             return None
-        config.cache.times.update(dict.fromkeys(timed, "1 ms"))
+        times.update(dict.fromkeys(timed, "1 ms"))
         return json.dumps(timed).encode()
 
 

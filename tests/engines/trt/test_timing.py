@@ -202,6 +202,14 @@ def test_compiler_that_makes_no_cache_of_it_gets_an_empty_one(place: Place) -> N
     assert place.known() == {"conv"}
 
 
+def test_compiler_that_makes_no_cache_at_all_builds_without(place: Place) -> None:
+    place.build("conv")
+    before = place.path.read_bytes()
+    assert place.build("conv", FakeCompiler("")) == ["conv"]
+    assert set(place.notes) == {f'timing cache "{place.path}" is not used: the compiler does not take it'}
+    assert place.path.read_bytes() == before
+
+
 # --- faults of files -------------------------------------------------------------------------------------------------
 
 
