@@ -32,9 +32,10 @@ settings.load_profile("no deadline")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a device which is not here."""
+    """Skip tests that need a device which is not here; reports say what each one needs."""
     for marker in NEEDS:
         if item.get_closest_marker(marker):
+            item.user_properties.append(("needs", marker))
             reason = reason_to_skip(marker, read_machine())
             if reason:
                 pytest.skip(reason)
