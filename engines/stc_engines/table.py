@@ -14,6 +14,7 @@ from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError, nearest
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
+_IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
 Origin = Literal["document", "arithmetic", "memory", "estimate"]
@@ -32,6 +33,11 @@ class Backend:
     kind: BackendKind
     providers: tuple[str, ...]
     extra: str | None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its graphs can write over the state that they read."""
+        return self.kind in _IN_PLACE
 
 
 @dataclass(frozen=True)

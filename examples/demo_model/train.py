@@ -34,8 +34,8 @@ def main(
     run: RunOption = ROOT / ".cache" / "demo_model",
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = ROOT / "stc_export" / "demo" / "model",
     tower_steps: Annotated[int, typer.Option(help="Steps of the first stage, of 64 frames.")] = 800,
-    clips: Annotated[int, typer.Option(help="Training clips of the second stage.")] = 3000,
-    language_steps: Annotated[int, typer.Option(help="Steps of the second stage, of 8 clips.")] = 2000,
+    clips: Annotated[int, typer.Option(help="Training clips of the second stage.")] = 2200,
+    language_steps: Annotated[int, typer.Option(help="Steps of the second stage: of 4 clips, at the end of 8.")] = 2400,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Tower on single frames, then the LLM on the tower's tokens; then write the checkpoint."""

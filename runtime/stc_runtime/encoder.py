@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry
+from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry, TensorSpec
 from stc_export.spec.report import CacherMode
+from stc_runtime.backends.store import Store, Tensor
+from stc_runtime.footprint import cache_sets
 from stc_runtime.gate import Decision, GateState, decide
 from stc_runtime.preprocess import Resizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stc_export.spec.policy import Policy
+    from stc_runtime.backends.base import Backend
     from stc_runtime.model import Model
 
 
@@ -40,7 +46,7 @@ class Encoded:
     recomputed_indices: tuple[int, ...]
     similarity: float
     change: float
-    features: NDArray[Any]
+    features: Tensor
     gate_ms: float
     vit_ms: float
 
@@ -48,53 +54,76 @@ class Encoded:
 class FeatureCache:
     """State of the ``vit`` graph of one stream: what it calls ``*_in`` and ``*_out``.
 
-    A full frame writes all of it. A selective frame writes it when the policy's update is ``rolling``; with
-    ``reference`` its results go to a second set of buffers, so that the reference survives.
+    What a frame computes goes to a second set of stores. It becomes the cache after a full frame, and after a selective
+    one when the policy's update is ``rolling``; with ``reference`` the older set survives it. A rolling cache of a
+    backend that writes in place needs one set only.
     """
 
-    def __init__(self, graph: GraphEntry, policy: Policy) -> None:
-        """Reserve all buffers.
+    def __init__(self, graph: GraphEntry, policy: Policy, backend: Backend) -> None:
+        """Reserve all stores.
 
         Args:
             graph: Entry of the ``vit`` graph that the policy selects.
             policy: Settings of the stream.
+            backend: What runs the graph.
         """
-        ports = [spec for spec in graph.inputs if spec.name.endswith("_in")]
-        self._names = [spec.name.removesuffix("_in") for spec in ports]
-        self._kept = [np.zeros(spec.static_shape, spec.dtype) for spec in ports]
-        rolling = policy.cacher.update == "rolling"
-        self._aside = self._kept if rolling else [np.zeros_like(array) for array in self._kept]
-        patches = next(spec for spec in graph.inputs if spec.name == "patch_embeddings")
-        self.reference = np.zeros(patches.static_shape, patches.dtype)
-        self.features = np.zeros(patches.static_shape, patches.dtype)
-        self._rolling = rolling
+        self._ports = [spec for spec in graph.inputs if spec.name.endswith("_in")]
+        self._rolling = policy.cacher.update == "rolling"
+        count = cache_sets(policy.cacher.update, in_place=backend.in_place)
+        self._sets = [[_reserve(backend, spec) for spec in self._ports] for _ in range(count)]
+        self._patches = next(spec for spec in graph.inputs if spec.name == "patch_embeddings")
+        self._reference, self._features, self._embeddings = (_reserve(backend, self._patches) for _ in range(3))
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        arrays = [*self._kept, self.reference, self.features]
-        arrays += [] if self._rolling else self._aside
-        return sum(array.nbytes for array in arrays)
+        return sum(store.nbytes for store in self._stores())
 
-    def feeds(self) -> dict[str, NDArray[Any]]:
+    @property
+    def reference(self) -> Tensor:
+        """Patch embeddings [T, C] that a frame is compared with."""
+        return self._reference.tensor(self._patches.static_shape)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Patch embeddings [T, C] of the newest frame."""
+        return self._embeddings.tensor(self._patches.static_shape)
+
+    @property
+    def features(self) -> Tensor:
+        """Features [T, C] of the last frame that was encoded."""
+        return self._features.tensor(self._patches.static_shape)
+
+    def feeds(self) -> dict[str, Tensor]:
         """Return the state as inputs of the graph."""
-        return {f"{name}_in": array for name, array in zip(self._names, self._kept, strict=True)}
+        return self._tensors(self._sets[0], "in")
 
-    def outputs(self, mode: CacherMode) -> dict[str, NDArray[Any]]:
-        """Return the buffers that the graph's outputs go to."""
-        buffers = self._kept if mode == "full" else self._aside
-        into = {f"{name}_out": array for name, array in zip(self._names, buffers, strict=True)}
-        return {"features": self.features, **into}
+    def outputs(self) -> dict[str, Tensor]:
+        """Return what the graph's outputs go to."""
+        return {"features": self.features, **self._tensors(self._sets[-1], "out")}
 
-    def update_reference(self, mode: CacherMode, indices: NDArray[np.int64], embeddings: NDArray[Any]) -> None:
-        """Take over the patch embeddings of the tokens whose cached results are now of this frame."""
+    def keep(self, mode: CacherMode, indices: NDArray[np.int64]) -> None:
+        """Take over what the graph gave, and the patch embeddings of the tokens that it gave it for."""
         if mode == "full" or self._rolling:
-            self.reference[indices] = embeddings[indices]
+            self._sets.reverse()
+            self._reference.take_rows(self.embeddings, indices)
 
     def reset(self) -> None:
         """Forget everything."""
-        for array in (*self._kept, *self._aside, self.reference, self.features):
-            array.fill(0)
+        for store in self._stores():
+            store.clear()
+
+    def _stores(self) -> Iterator[Store]:
+        yield from itertools.chain(*self._sets)
+        yield from (self._reference, self._features, self._embeddings)
+
+    def _tensors(self, stores: list[Store], way: str) -> dict[str, Tensor]:
+        pairs = zip(self._ports, stores, strict=True)
+        return {f"{spec.name.removesuffix('in')}{way}": store.tensor(spec.static_shape) for spec, store in pairs}
+
+
+def _reserve(backend: Backend, spec: TensorSpec) -> Store:
+    return backend.store(math.prod(spec.static_shape), spec.dtype)
 
 
 class FrameEncoder:
@@ -113,9 +142,8 @@ class FrameEncoder:
         self._vit = model.engine("vit", selection)
         self._selection_input = SELECTION_INPUTS[selection]
         self._resize = Resizer(model.manifest.preprocess)
-        self._cache = FeatureCache(model.manifest.graph("vit", selection), policy)
-        self._embeddings = np.zeros_like(self._cache.reference)
-        self._similarity = np.zeros(len(self._embeddings), np.float32)
+        self._cache = FeatureCache(model.manifest.graph("vit", selection), policy, model.backend)
+        self._similarity = np.zeros(model.manifest.dims.vision.tokens, np.float32)
         self._state = GateState()
 
     @property
@@ -129,20 +157,20 @@ class FrameEncoder:
         had_reference = self._state.has_reference
         gate = self._gate.run(
             {"frame": self._resize(frame), "reference": self._cache.reference},
-            {"patch_embeddings": self._embeddings, "similarity": self._similarity},
+            {"patch_embeddings": self._cache.embeddings, "similarity": self._similarity},
         )
         decision, self._state = decide(self._policy, self._state, self._similarity)
         decided = time.perf_counter()
         if decision.mode != "skip":
             self._vit.run(
                 {
-                    "patch_embeddings": self._embeddings,
+                    "patch_embeddings": self._cache.embeddings,
                     self._selection_input: decision.indices,
                     **self._cache.feeds(),
                 },
-                self._cache.outputs(decision.mode),
+                self._cache.outputs(),
             )
-            self._cache.update_reference(decision.mode, decision.indices, self._embeddings)
+            self._cache.keep(decision.mode, decision.indices)
         done = time.perf_counter()
         return Encoded(
             mode=decision.mode,

@@ -10,17 +10,25 @@ from stc_export.spec.interface import VIT_STATE
 from stc_export.spec.manifest import DTYPE_BYTES, DType
 from stc_export.spec.policy import CacheUpdate, Selection
 
-#: Copies of the cache: a rolling cache is updated in place; a reference must survive the selective frames after it.
-_CACHE_COPIES: dict[CacheUpdate, int] = {"rolling": 1, "reference": 2}
+
+def cache_sets(update: CacheUpdate, *, in_place: bool) -> int:
+    """Return how often the cache is there: once if what a frame gives may overwrite it, else twice.
+
+    Args:
+        update: A reference must survive the selective frames after it, a rolling cache need not.
+        in_place: Whether the backend's graphs can write over what they read.
+    """
+    return 1 if update == "rolling" and in_place else 2
 
 
-def feature_cache_bytes(dims: ModelDims, selection: Selection, update: CacheUpdate, dtype: DType) -> int:
-    """Return the bytes of a session's feature cache with its output buffers and reference embeddings."""
+def feature_cache_bytes(
+    dims: ModelDims, selection: Selection, update: CacheUpdate, dtype: DType, *, in_place: bool
+) -> int:
+    """Return the bytes of a session's feature cache with its outputs and the embeddings of frame and reference."""
     vision = dims.vision
     frame = vision.tokens * vision.width * DTYPE_BYTES[dtype]
     tensors = sum(vision.layers if tensor.scope == "layer" else 1 for tensor in VIT_STATE[selection])
-    reference_and_features = 2 * frame
-    return tensors * frame * _CACHE_COPIES[update] + reference_and_features
+    return tensors * frame * cache_sets(update, in_place=in_place) + 3 * frame
 
 
 def kv_bytes(dims: ModelDims, capacity_tokens: int, dtype: DType) -> int:

@@ -87,7 +87,8 @@ def _recomputed_adaptive(gate: GatePolicy, state: GateState, similarity: NDArray
         return None
     if changed == 0:
         return 0
-    return max(changed, math.ceil(gate.floor * tokens))
+    least = max(changed, math.ceil(gate.floor * tokens))
+    return min(math.ceil(least / gate.bucket) * gate.bucket, tokens)
 
 
 def _lowest(similarity: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from stc_runtime.memory.kv import KVMemory, KVShape
 
 if TYPE_CHECKING:
     from stc_export.spec.policy import Policy
+    from stc_runtime.backends.store import Tensor
     from stc_runtime.model import Model
 
 
@@ -43,7 +44,7 @@ class StreamMemory:
         self._sink = model.embed(sink)
         self._start()  # checks the budget before memory is reserved for it
         shape = KVShape(text.layers, text.kv_heads, text.head_dim, self._limits.capacity, max(1, len(sink)))
-        self._kv = KVMemory(shape, model.dtype, text.rope_theta)
+        self._kv = KVMemory(shape, model.dtype, text.rope_theta, model.backend.store)
         self._state = self.reset()
 
     @property
@@ -149,7 +150,7 @@ class StreamMemory:
     def _forward(self, embeds: NDArray[Any], slot: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count = len(embeds)
         self._kv.used = slot
-        feeds: dict[str, NDArray[Any]] = {
+        feeds: dict[str, Tensor] = {
             "inputs_embeds": np.ascontiguousarray(embeds)[None],
             "position_ids": positions[None],
             "past_bias": self._kv.bias(),

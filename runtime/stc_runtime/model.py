@@ -52,6 +52,11 @@ class Model:
         return cls(Bundle.open(Path(path)), backend or OrtBackend())
 
     @property
+    def backend(self) -> Backend:
+        """What executes the graphs, and where the state of streams lies."""
+        return self._backend
+
+    @property
     def path(self) -> Path:
         """Directory of the bundle."""
         return self._bundle.root

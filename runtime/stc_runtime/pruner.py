@@ -12,6 +12,7 @@ from stc_runtime.history import PrunerHistory
 
 if TYPE_CHECKING:
     from stc_export.spec.policy import Policy
+    from stc_runtime.backends.store import Tensor
     from stc_runtime.model import Model
 
 
@@ -46,7 +47,7 @@ class FramePruner:
         """Bytes of the history."""
         return self._history.nbytes
 
-    def prune(self, features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def prune(self, features: Tensor) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending, for features [T, C]."""
         feeds = {"features": features, **self._history.inputs(), **self._fixed}
         if self._noise.size:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError
 from stc_export.spec.manifest import GraphEntry
-from stc_runtime.backends.base import Arrays, Engine, check_arrays
+from stc_runtime.backends.base import Arrays, Engine, Tensors, check_arrays
+from stc_runtime.backends.store import HostMemory, host_arrays
 
 Array = NDArray[Any]
 
@@ -33,7 +34,7 @@ _STEP = 2.399963
 _EPS = 1e-12
 
 
-class FakeBackend:
+class FakeBackend(HostMemory):
     """Opens every graph of every bundle. Nothing of the graph's file is read."""
 
     def open(self, root: Path, graph: GraphEntry) -> Engine:
@@ -64,17 +65,18 @@ class FakeEngine:
             "llm": _llm,
         }[graph.role]
 
-    def run(self, feeds: Arrays, into: Arrays) -> dict[str, Array]:
+    def run(self, feeds: Tensors, into: Tensors) -> dict[str, Array]:
         """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
         check_arrays(self._graph, feeds, into)
+        places = host_arrays(into)
         # All before any is written: an output may lie over an input. What is not finite comes out as it went in.
         with np.errstate(all="ignore"):
-            values = dict(self._compute(self._graph, feeds))
+            values = dict(self._compute(self._graph, host_arrays(feeds)))
         fresh = {}
         for spec in self._graph.outputs:
             value = np.array(values[spec.name], spec.dtype)
-            if spec.name in into:
-                into[spec.name][...] = value
+            if spec.name in places:
+                places[spec.name][...] = value
             else:
                 fresh[spec.name] = value
         return fresh

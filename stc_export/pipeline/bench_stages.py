@@ -15,7 +15,7 @@ from stc_export.pipeline.operations import frame_macs, llm_macs, vit_macs
 from stc_export.spec.manifest import SELECTION_INPUTS, Manifest
 from stc_export.spec.policy import SELECTIONS, GatePolicy, Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
-from stc_export.spec.report import CacherMode
+from stc_runtime.backends.store import Tensor
 from stc_runtime.encoder import FeatureCache
 from stc_runtime.language import StreamMemory
 from stc_runtime.model import Model
@@ -84,17 +84,15 @@ class VitPasses:
         chosen = replace(policy, cacher=replace(policy.cacher, selection=selection))
         self._engine = model.engine("vit", selection)
         self._input = SELECTION_INPUTS[selection]
-        self._cache = FeatureCache(graph, chosen)
+        self._cache = FeatureCache(graph, chosen, model.backend)
         gate, resize = model.engine("cacher_gate"), Resizer(model.manifest.preprocess)
-        reference = self._cache.reference
-        self._gated: list[dict[str, NDArray[Any]]] = []
-        for index, frame in enumerate(frames):
-            outputs = gate.run({"frame": resize(frame), "reference": reference}, {})
-            if index == 0:
-                reference = outputs["patch_embeddings"]
-                self._run(reference, np.arange(len(reference), dtype=np.int64))
-            else:
-                self._gated.append(outputs)
+        first = {"frame": resize(frames[0]), "reference": self._cache.reference}
+        gate.run(first, {"patch_embeddings": self._cache.embeddings})
+        everything = np.arange(model.manifest.dims.vision.tokens, dtype=np.int64)
+        self._run(self._cache.embeddings, everything)
+        self._cache.keep("full", everything)
+        others = ({"frame": resize(frame), "reference": self._cache.reference} for frame in frames[1:])
+        self._gated = [gate.run(feeds, {}) for feeds in others]
 
     @property
     def frames(self) -> int:
@@ -117,10 +115,9 @@ class VitPasses:
 
         return run
 
-    def _run(self, embeddings: NDArray[Any], indices: NDArray[np.int64]) -> None:
-        mode: CacherMode = "full" if len(indices) == len(embeddings) else "selective"
+    def _run(self, embeddings: Tensor, indices: NDArray[np.int64]) -> None:
         feeds = {"patch_embeddings": embeddings, self._input: indices, **self._cache.feeds()}
-        self._engine.run(feeds, self._cache.outputs(mode))
+        self._engine.run(feeds, self._cache.outputs())
 
 
 def measure_prefill(model: Model, policy: Policy, frames: int, repeats: int, progress: Progress) -> Measured:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from stc_export.exporter.graphs import GraphDef, SplitModel
 from stc_export.exporter.names import parameter_names
 from stc_export.exporter.weights import StoredTensor, file_bytes, layout
@@ -26,8 +28,8 @@ def planned_graphs(split: SplitModel) -> tuple[PlannedGraph, ...]:
     return tuple(PlannedGraph(g.role, g.variant, _graph_weights(g, stored)) for g in split.graphs)
 
 
-def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -> SizeEstimate:
-    """Estimate disk and memory for one session with a policy.
+def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, *, in_place: bool) -> SizeEstimate:
+    """Estimate disk and memory for one session with a policy; ``in_place`` is that of the target's backend.
 
     Raises:
         PolicyError: The policy's memory does not fit the model.
@@ -36,20 +38,30 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType) -
     session = session_graphs(policy)
     weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
     disk = sum(file_bytes(recipes) for recipes in split.weights.values())
-    return session_size(disk, weights, dims, policy, dtype)
+    return session_size(Stored(disk, weights), dims, policy, dtype, in_place=in_place)
 
 
-def session_size(disk: int, weights: int, dims: ModelDims, policy: Policy, dtype: DType) -> SizeEstimate:
-    """Estimate what a session needs whose graphs refer to ``weights`` of the ``disk`` bytes of a bundle.
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of a bundle, and of the weights that the graphs of a session refer to."""
+
+    disk_bytes: int
+    weights_bytes: int
+
+
+def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, *, in_place: bool) -> SizeEstimate:
+    """Estimate what a session needs; ``in_place`` is that of the target's backend.
 
     Raises:
         PolicyError: The policy's memory does not fit the model.
     """
     capacity = kv_budget(policy.memory, dims.text.context) + policy.memory.answer_tokens
     return SizeEstimate(
-        disk_bytes=disk,
-        weights_bytes=weights,
-        feature_cache_bytes=feature_cache_bytes(dims, policy.cacher.selection, policy.cacher.update, dtype),
+        disk_bytes=stored.disk_bytes,
+        weights_bytes=stored.weights_bytes,
+        feature_cache_bytes=feature_cache_bytes(
+            dims, policy.cacher.selection, policy.cacher.update, dtype, in_place=in_place
+        ),
         kv_bytes=kv_bytes(dims, capacity, dtype),
         activations_bytes=_activations(dims, capacity, dtype),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stc_engines.table import Target, load_targets
-from stc_export.pipeline.estimate import session_size
+from stc_export.pipeline.estimate import Stored, session_size
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.plan import prepare
 from stc_export.pipeline.source import find_source
@@ -37,7 +37,8 @@ def fit_bundle(path: Path, target: Target) -> Fit:
     manifest = read_manifest(path)
     dims, policy, precision = manifest.dims, manifest.policy, manifest.precision
     disk = sum(entry.size_bytes for entry in manifest.files)
-    size = session_size(disk, _session_weights(manifest), dims, policy, PRECISION_DTYPES[precision])
+    stored, in_place = Stored(disk, _session_weights(manifest)), target.backend.in_place
+    size = session_size(stored, dims, policy, PRECISION_DTYPES[precision], in_place=in_place)
     return fit_target(target, dims, policy, precision, size.session_bytes)
 
 

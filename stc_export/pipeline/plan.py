@@ -57,7 +57,8 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     _check_policy_method(request, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
-    size = estimate(split, model.dims, request.policy, PRECISION_DTYPES[precision])
+    in_place = target.backend.in_place
+    size = estimate(split, model.dims, request.policy, PRECISION_DTYPES[precision], in_place=in_place)
     plan = BuildPlan(
         model=source.name,
         family=family.name,

@@ -37,6 +37,8 @@ class GatePolicy:
         cut: A frame with a larger share of changed tokens is encoded fully: a scene cut. In [0, 1].
         floor: A selective frame recomputes at least this share of its tokens. In [0, 1].
         max_interval: At least one of so many consecutive frames is encoded fully. At least 1.
+        bucket: A selective frame recomputes a multiple of so many tokens, so that an engine sees few sizes: a CUDA
+            graph stands for each. At least 1.
     """
 
     mode: GateMode = "adaptive"
@@ -44,6 +46,7 @@ class GatePolicy:
     cut: float = 0.4
     floor: float = 0.1
     max_interval: int = 8
+    bucket: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Policy:
         _check_share("pruner.keep", self.pruner.keep, low_open=True)
         _check_share("pruner.alpha", self.pruner.alpha)
         _check_least("gate.max_interval", self.gate.max_interval, 1)
+        _check_least("gate.bucket", self.gate.bucket, 1)
         _check_least("cacher.interval", self.cacher.interval, 1)
         _check_least("pruner.history", self.pruner.history, 1)
         _check_least("pruner.seed", self.pruner.seed, 0)

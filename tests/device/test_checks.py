@@ -9,12 +9,13 @@ import numpy as np
 
 from stc_export.spec.manifest import GraphEntry
 from stc_export.world.splits import Quiz
-from stc_runtime.backends.base import Arrays, Engine
+from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import HostMemory
 from tests.device.checks import answers, failures, golden_rows
 
 
-class Wrong:
+class Wrong(HostMemory):
     """A device whose engines of one graph are wrong by a factor, or turn the order of the logits around."""
 
     def __init__(self, role: str, factor: float) -> None:
@@ -26,7 +27,7 @@ class Wrong:
             return engine
 
         class Changed:
-            def run(self, feeds: Arrays, into: Arrays) -> dict[str, Any]:
+            def run(self, feeds: Any, into: Any) -> dict[str, Any]:
                 outputs = engine.run(feeds, into)
                 for name in outputs.keys() & {"features", "logits"}:
                     outputs[name] = (outputs[name] * factor).astype(outputs[name].dtype)

@@ -24,6 +24,7 @@ from stc_export.spec.manifest import GraphEntry, read_manifest
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.base import Arrays, Engine
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import HostMemory
 
 WHY = NotChecked("There is nothing to run them on.")
 
@@ -54,7 +55,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-class PlanBackend:
+class PlanBackend(HostMemory):
     """Runs plans of that compiler, with outputs that may be changed."""
 
     def __init__(

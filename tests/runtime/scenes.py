@@ -13,6 +13,7 @@ from PIL import Image
 
 from stc_runtime import Model, Policy, StreamSession
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import HostMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def scene(count: int, first: int = 0) -> list[NDArray[np.uint8]]:
     return frames
 
 
-class Recorder:
+class Recorder(HostMemory):
     """A backend around another that notes what the LLM is fed besides its cache, its logits, and what pruners keep."""
 
     def __init__(self, backend: Backend | None = None) -> None:

@@ -57,7 +57,7 @@ def test_feature_cache_bytes_are_what_the_session_holds(
 ) -> None:
     model = Model.open(request.getfixturevalue(bundle), FakeBackend())
     policy = Policy(cacher=CacherPolicy(selection, update))  # type: ignore[arg-type]
-    computed = feature_cache_bytes(model.manifest.dims, selection, update, model.dtype.name)  # type: ignore[arg-type]
+    computed = feature_cache_bytes(model.manifest.dims, selection, update, model.dtype.name, in_place=True)  # type: ignore[arg-type]
     assert StreamSession(model, policy).memory_use.feature_cache == computed
 
 

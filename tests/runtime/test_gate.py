@@ -81,20 +81,26 @@ def test_decide_paper_without_reference_full() -> None:
 
 @settings(max_examples=300)
 @given(
-    similarities, st.sampled_from([0.5, 0.95, 1.0]), st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([0.0, 0.1, 1.0])
+    similarities,
+    st.sampled_from([0.5, 0.95, 1.0]),
+    st.sampled_from([0.0, 0.4, 1.0]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+    st.sampled_from([1, 2, 5, 1000]),
 )
 def test_decide_adaptive_any_similarity_equals_plain_rules(
-    similarity: np.ndarray, tau: float, cut: float, floor: float
+    similarity: np.ndarray, tau: float, cut: float, floor: float, bucket: int
 ) -> None:
     changed = sum(math.isnan(s) or s < np.float32(tau) for s in similarity)
-    decision, state = decide(adaptive(tau=tau, cut=cut, floor=floor), SEEN, similarity)
+    decision, state = decide(adaptive(tau=tau, cut=cut, floor=floor, bucket=bucket), SEEN, similarity)
     tokens = len(similarity)
     if changed / tokens > cut:
         expected = ("full", list(range(tokens)))
     elif changed == 0:
         expected = ("skip", [])
     else:
-        expected = ("selective", lowest(similarity, max(changed, math.ceil(floor * tokens))))
+        least = max(changed, math.ceil(floor * tokens))
+        rounded = next((size for size in range(0, tokens, bucket) if size >= least), tokens)
+        expected = ("selective", lowest(similarity, rounded))
     assert (decision.mode, decision.indices.tolist()) == expected
     assert decision.indices.dtype == np.int64
     assert state.frames == 2

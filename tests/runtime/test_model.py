@@ -13,6 +13,7 @@ from stc_export.spec.errors import BundleError
 from stc_export.spec.policy import MemoryPolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import HostMemory
 from stc_runtime.testing import FakeBackend
 from tests.runtime.scenes import scene
 
@@ -63,7 +64,7 @@ def test_sessions_in_threads_give_what_each_gives_alone(tiny_bundle: Path) -> No
     assert together == [list(stream(model, number)) for number in range(6)]
 
 
-class Counting:
+class Counting(HostMemory):
     """A backend that notes what it opens, and takes its time."""
 
     def __init__(self) -> None:

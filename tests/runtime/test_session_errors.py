@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from stc_export.spec.manifest import GraphEntry
     from stc_runtime.backends.base import Arrays, Engine
+from stc_runtime.backends.store import HostMemory
 
 FRAME = scene(1)[0]
 CONVERT = "Convert it first, for example with numpy.asarray(frame)."
@@ -225,7 +226,7 @@ def test_everything_after_close_raises_and_the_model_stays_open(workshop: Worksh
     assert workshop.heard(lambda: go_on(other)) == undisturbed
 
 
-class Gatekeeper:
+class Gatekeeper(HostMemory):
     """A backend whose LLM waits, or fails, at its next run when it is told to."""
 
     def __init__(self) -> None:

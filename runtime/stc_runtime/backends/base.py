@@ -1,4 +1,4 @@
-"""What a backend is: it opens graphs as engines, and an engine runs on numpy arrays.
+"""What a backend is: it opens graphs as engines, and an engine runs on arrays of the host or of its own device.
 
 Protocols, so that a backend needs no import of ours, and so that a test can bring its own (:mod:`stc_runtime.testing`).
 """
@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.manifest import GraphEntry, TensorSpec
+from stc_runtime.backends.store import Store, Tensor
 
 Arrays = Mapping[str, NDArray[Any]]
+Tensors = Mapping[str, Tensor]
 
 
 class Engine(Protocol):
     """A graph that is ready to run. It keeps no state between calls."""
 
-    def run(self, feeds: Arrays, into: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
         """Run once.
 
         Args:
-            feeds: One C-contiguous array per declared input.
-            into: Outputs to be written in place, C-contiguous, of exactly the shape that results. An array may be the
-                same memory as an input that the graph reads before it writes the output (a cache updated in place).
+            feeds: One C-contiguous array per declared input: of the host, or of a store of the same backend.
+            into: Outputs to be written in place, C-contiguous, of exactly the shape that results, of either kind. If
+                the backend is ``in_place``, an array may be the same memory as the input that the output updates.
 
         Returns:
             The outputs that ``into`` does not name, as new arrays.
@@ -38,7 +40,21 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Opens graphs."""
+    """Opens graphs, and reserves the memory that the state of a stream lies in.
+
+    Attributes:
+        in_place: Whether an output may be the same memory as the input that it updates.
+    """
+
+    in_place: bool
+
+    def store(self, count: int, dtype: DTypeLike) -> Store:
+        """Reserve a row of ``count`` zeros, for as long as the store is referred to.
+
+        Raises:
+            ResourceError: Memory does not suffice.
+        """
+        ...
 
     def open(self, root: Path, graph: GraphEntry) -> Engine:
         """Open a graph of a bundle.
@@ -54,7 +70,7 @@ class Backend(Protocol):
         ...
 
 
-def check_arrays(graph: GraphEntry, feeds: Arrays, into: Arrays) -> dict[str, int]:
+def check_arrays(graph: GraphEntry, feeds: Tensors, into: Tensors) -> dict[str, int]:
     """Check the arrays of a call against what the graph declares. Engines do this before they hand out addresses.
 
     Args:
@@ -80,7 +96,7 @@ def check_arrays(graph: GraphEntry, feeds: Arrays, into: Arrays) -> dict[str, in
     for spec in graph.outputs:
         if spec.name in into:
             _check_array(graph, spec, into[spec.name], letters)
-            if not into[spec.name].flags.writeable:
+            if not _writeable(into[spec.name]):
                 raise ValueError(f"{graph.file}: {spec.name} is read-only and cannot be written")
     return letters
 
@@ -91,9 +107,9 @@ def _check_names(graph: GraphEntry, kind: str, given: Iterable[str], declared: I
         raise ValueError(f"{graph.file}: there is no {kind} {', '.join(sorted(unknown))}")
 
 
-def _check_array(graph: GraphEntry, spec: TensorSpec, array: NDArray[Any], letters: dict[str, int]) -> None:
+def _check_array(graph: GraphEntry, spec: TensorSpec, array: Tensor, letters: dict[str, int]) -> None:
     """Check one array and add the letters of its shape to those known."""
-    fits = array.dtype == np.dtype(spec.dtype) and len(array.shape) == len(spec.shape) and array.flags.c_contiguous
+    fits = array.dtype == np.dtype(spec.dtype) and len(array.shape) == len(spec.shape) and _contiguous(array)
     if fits:
         for want, have in zip(spec.shape, array.shape, strict=True):
             fits &= (letters.setdefault(want, have) if isinstance(want, str) else want) == have
@@ -103,3 +119,11 @@ def _check_array(graph: GraphEntry, spec: TensorSpec, array: NDArray[Any], lette
             f"{graph.file}: {spec.name} is {array.dtype} {array.shape}, declared {spec.dtype} {spec.shape} contiguous"
             + (f" with {known}" if known else "")
         )
+
+
+def _contiguous(array: Tensor) -> bool:
+    return not isinstance(array, np.ndarray) or array.flags.c_contiguous
+
+
+def _writeable(array: Tensor) -> bool:
+    return not isinstance(array, np.ndarray) or array.flags.writeable

@@ -1,10 +1,12 @@
-"""An NVIDIA GPU through the CUDA driver: memory, copies and a stream. Needs the driver and nothing else."""
+"""An NVIDIA GPU through the CUDA driver: memory, copies, a stream, CUDA graphs. Needs the driver and nothing else."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import DeviceError, ResourceError
@@ -13,6 +15,8 @@ from stc_export.spec.errors import DeviceError, ResourceError
 _OUT_OF_MEMORY = 2
 #: CU_STREAM_NON_BLOCKING: the stream waits for nobody else's work.
 _NON_BLOCKING = 1
+#: CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile is their business.
+_THREAD_LOCAL = 1
 
 
 class Device(Protocol):
@@ -39,12 +43,48 @@ class Device(Protocol):
         """Give memory back."""
         ...
 
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Return memory of the host [size] that the device copies from and to by itself.
+
+        Raises:
+            ResourceError: There is not so much.
+        """
+        ...
+
+    def free_pinned(self, memory: NDArray[np.uint8]) -> None:
+        """Give it back; it must not be touched any more."""
+        ...
+
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """Put a copy of an array to the device on the stream."""
         ...
 
     def download(self, array: NDArray[Any], address: int) -> None:
         """Put a copy from the device to an array on the stream."""
+        ...
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """Put a copy within the device on the stream; the two must not overlap."""
+        ...
+
+    def clear(self, address: int, size: int) -> None:
+        """Put the writing of zeros on the stream."""
+        ...
+
+    def capture(self, work: Callable[[], None]) -> int:
+        """Return a CUDA graph of what ``work`` puts on the stream, which is not done yet.
+
+        Raises:
+            DeviceError: Something in it cannot be part of a graph.
+        """
+        ...
+
+    def launch(self, graph: int) -> None:
+        """Put a CUDA graph on the stream."""
+        ...
+
+    def forget(self, graph: int) -> None:
+        """Destroy a CUDA graph."""
         ...
 
     def wait(self) -> None:
@@ -96,6 +136,16 @@ class CudaDevice:
         """See :class:`Device`."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """See :class:`Device`."""
+        address = ctypes.c_void_p()
+        self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), 0)
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (size,))
+
+    def free_pinned(self, memory: NDArray[np.uint8]) -> None:
+        """See :class:`Device`."""
+        self._call("cuMemFreeHost", ctypes.c_void_p(memory.ctypes.data))
+
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """See :class:`Device`."""
         self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), ctypes.c_void_p(array.ctypes.data), array.nbytes)
@@ -103,6 +153,37 @@ class CudaDevice:
     def download(self, array: NDArray[Any], address: int) -> None:
         """See :class:`Device`."""
         self._copy("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(array.ctypes.data), ctypes.c_uint64(address), array.nbytes)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """See :class:`Device`."""
+        self._copy("cuMemcpyDtoDAsync_v2", ctypes.c_uint64(to), ctypes.c_uint64(source), size)
+
+    def clear(self, address: int, size: int) -> None:
+        """See :class:`Device`."""
+        stream = ctypes.c_void_p(self._stream)
+        self._call("cuMemsetD8Async", ctypes.c_uint64(address), ctypes.c_ubyte(0), ctypes.c_size_t(size), stream)
+
+    def capture(self, work: Callable[[], None]) -> int:
+        """See :class:`Device`."""
+        stream, graph, ready = ctypes.c_void_p(self._stream), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        try:
+            work()
+        finally:  # also ends a capture that failed, which would make the stream useless
+            self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return ready.value or 0
+
+    def launch(self, graph: int) -> None:
+        """See :class:`Device`."""
+        self._call("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(self._stream))
+
+    def forget(self, graph: int) -> None:
+        """See :class:`Device`."""
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
 
     def wait(self) -> None:
         """See :class:`Device`."""

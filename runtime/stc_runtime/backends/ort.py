@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError, StcError
 from stc_export.spec.manifest import GraphEntry, TensorSpec
-from stc_runtime.backends.base import Arrays, Engine, check_arrays
+from stc_runtime.backends.base import Engine, Tensors, check_arrays
+from stc_runtime.backends.store import HostMemory, host_arrays
 
 #: What ONNX Runtime calls the types of a manifest.
 _ORT_TYPES = {
@@ -20,7 +21,7 @@ _ORT_TYPES = {
 }
 
 
-class OrtBackend:
+class OrtBackend(HostMemory):
     """Opens graphs as ONNX Runtime sessions.
 
     Args:
@@ -75,15 +76,16 @@ class OrtEngine:
         self._session = session
         self._graph = graph
 
-    def run(self, feeds: Arrays, into: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
         """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
         check_arrays(self._graph, feeds, into)  # ONNX Runtime gets bare addresses
+        places = host_arrays(into)
         binding = self._session.io_binding()
-        for name, array in feeds.items():
+        for name, array in host_arrays(feeds).items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         for spec in self._graph.outputs:
-            if spec.name in into:
-                place = into[spec.name]
+            if spec.name in places:
+                place = places[spec.name]
                 binding.bind_output(spec.name, "cpu", 0, place.dtype, place.shape, place.ctypes.data)
             else:
                 binding.bind_output(spec.name, "cpu")

@@ -3,7 +3,8 @@
 The LLM graph reads the past as contiguous arrays [1, Hkv, P, d], where P is a *bucket*: a few sizes from 64 up to the
 capacity, so that a backend sees few shapes. A bias of -65504 hides slots that hold nothing. A slice of an array
 [Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
-in place, when the bucket grows. So no step copies the cache.
+in place, when the bucket grows. So no step copies the
+cache, which lies where the backend's graphs read it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.memory import bucket_for
+from stc_runtime.backends.store import HostStore, Store, Tensor
 from stc_runtime.memory.rotary import shift_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stc_runtime.memory.planner import AdmitPlan
 
 Array = NDArray[np.floating[Any]]
@@ -53,20 +57,23 @@ class KVMemory:
     NaN. Slots and positions are the business of :mod:`stc_runtime.memory.planner`.
     """
 
-    def __init__(self, shape: KVShape, dtype: DTypeLike, theta: float) -> None:
+    def __init__(
+        self, shape: KVShape, dtype: DTypeLike, theta: float, reserve: Callable[[int, DTypeLike], Store] = HostStore
+    ) -> None:
         """Reserve and touch all memory, so that it is resident from now on.
 
         Args:
             shape: Sizes.
             dtype: Type of keys, values and bias: float32 or float16.
             theta: Base of the rotary embedding.
+            reserve: Makes the stores of keys and values; by default in the memory of the host.
         """
         self._shape = shape
         self._theta = theta
         elements = shape.kv_heads * shape.capacity * shape.head_dim
-        self._keys = [_touched(elements, dtype, 0.0) for _ in range(shape.layers)]
-        self._values = [_touched(elements, dtype, 0.0) for _ in range(shape.layers)]
-        self._bias = _touched(shape.capacity, dtype, HIDDEN)
+        self._keys = [reserve(elements, dtype) for _ in range(shape.layers)]
+        self._values = [reserve(elements, dtype) for _ in range(shape.layers)]
+        self._bias = np.full(shape.capacity, HIDDEN, dtype)
         # Keys of the sink as first computed. Each move starts from them, so rounding never adds up.
         masters = (shape.layers, shape.kv_heads, shape.sink_capacity, shape.head_dim)
         self._masters = np.full(masters, 0.0, np.float32)
@@ -78,8 +85,7 @@ class KVMemory:
     @property
     def nbytes(self) -> int:
         """Bytes reserved, the same for life."""
-        buffers = [*self._keys, *self._values, self._bias, self._masters]
-        return sum(buffer.nbytes for buffer in buffers)
+        return sum(store.nbytes for store in (*self._keys, *self._values)) + self._bias.nbytes + self._masters.nbytes
 
     @property
     def bucket(self) -> int:
@@ -99,9 +105,10 @@ class KVMemory:
         self._bias[slots:] = HIDDEN
         self._used = slots
 
-    def past(self, layer: int) -> tuple[Array, Array]:
+    def past(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of a layer, each contiguous [1, Hkv, P, d]: views, valid until the bucket changes."""
-        return self._view(self._keys[layer]), self._view(self._values[layer])
+        shape = (1, self._shape.kv_heads, self._bucket, self._shape.head_dim)
+        return self._keys[layer].tensor(shape), self._values[layer].tensor(shape)
 
     def bias(self) -> Array:
         """Return the additive mask [1, P]: 0 for used slots, -65504 for others. A view that changes with ``used``."""
@@ -121,8 +128,8 @@ class KVMemory:
         if slots <= self._bucket:
             return
         grown = bucket_for(slots, self._shape.capacity)
-        for buffer in (*self._keys, *self._values):
-            self._lay_out(buffer, grown)
+        for store in (*self._keys, *self._values):
+            self._lay_out(store, grown)
         self._bucket = grown
 
     def write(self, layer: int, slot: int, new_keys: Array, new_values: Array) -> None:
@@ -146,9 +153,8 @@ class KVMemory:
                 f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
                 "Build the bundle with --precision fp32.",
             )
-        keys, values = self.past(layer)
-        keys[:, :, slot:end] = new_keys
-        values[:, :, slot:end] = new_values
+        self._put(self._keys[layer], slot, new_keys[0])
+        self._put(self._values[layer], slot, new_values[0])
 
     def set_sink(self, tokens: int) -> None:
         """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
@@ -158,8 +164,8 @@ class KVMemory:
         """
         if not 0 <= tokens <= self._shape.sink_capacity:
             raise ValueError(f"a sink of {tokens} tokens, {self._shape.sink_capacity} reserved")
-        for layer in range(self._shape.layers):
-            self._masters[layer, :, :tokens] = self.past(layer)[0][0, :, :tokens]
+        for layer, keys in enumerate(self._keys):
+            self._masters[layer, :, :tokens] = self._get(keys, 0, tokens)
         self._sink = tokens
         self._origin = 0
 
@@ -177,27 +183,28 @@ class KVMemory:
         if count == 0:
             return
         width = self._shape.head_dim
-        for buffer in (*self._keys, *self._values):
+        for store in (*self._keys, *self._values):
             for head in range(self._shape.kv_heads):
-                first = (head * self._bucket + sink) * width
-                _move(buffer, first, first + count * width, (used - count - sink) * width)
+                first = self._place(head, sink)
+                store.move(first, first + count * width, (used - count - sink) * width)
         self.used = used - count
 
     def move_sink(self, origin: int) -> None:
         """Give the sink the positions from ``origin`` on."""
         if origin == self._origin:
             return
-        for layer in range(self._shape.layers):
-            self.past(layer)[0][0, :, : self._sink] = shift_keys(
-                self._masters[layer, :, : self._sink], origin, self._theta
-            )
+        for layer, keys in enumerate(self._keys):
+            self._put(keys, 0, shift_keys(self._masters[layer, :, : self._sink], origin, self._theta))
         self._origin = origin
 
     def rebase(self, delta: int, used: int) -> None:
         """Subtract ``delta`` from the position of every token up to ``used`` behind the sink; the sink returns to 0."""
-        for layer in range(self._shape.layers):
-            for keys in self.past(layer)[0][0]:  # one head at a time keeps the working copy small
-                keys[self._sink : used] = shift_keys(keys[self._sink : used], -delta, self._theta)
+        width = self._shape.head_dim
+        for keys in self._keys:
+            for head in range(self._shape.kv_heads):  # one at a time keeps the working copy small
+                place = self._place(head, self._sink)
+                old = keys.read(place, (used - self._sink) * width).reshape(-1, width)
+                keys.write(place, shift_keys(old, -delta, self._theta))
         self.move_sink(0)
 
     def reset(self) -> None:
@@ -207,23 +214,22 @@ class KVMemory:
         self._origin = 0
         self.used = 0
 
-    def _view(self, buffer: Array) -> Array:
-        shape = self._shape
-        elements = shape.kv_heads * self._bucket * shape.head_dim
-        return buffer[:elements].reshape(1, shape.kv_heads, self._bucket, shape.head_dim)
+    def _place(self, head: int, slot: int) -> int:
+        return (head * self._bucket + slot) * self._shape.head_dim
 
-    def _lay_out(self, buffer: Array, bucket: int) -> None:
+    def _put(self, store: Store, slot: int, tokens: Array) -> None:
+        """Write tokens [Hkv, S, d]."""
+        for head, rows in enumerate(tokens):
+            store.write(self._place(head, slot), rows)
+
+    def _get(self, store: Store, slot: int, count: int) -> Array:
+        """Read tokens [Hkv, S, d]."""
+        width = self._shape.head_dim
+        heads = [store.read(self._place(head, slot), count * width) for head in range(self._shape.kv_heads)]
+        return np.stack(heads).reshape(len(heads), count, width)
+
+    def _lay_out(self, store: Store, bucket: int) -> None:
         """Spread the heads over a larger bucket, last head first so that none is overwritten before it has moved."""
         width = self._shape.head_dim
         for head in reversed(range(1, self._shape.kv_heads)):
-            _move(buffer, head * bucket * width, head * self._bucket * width, self._bucket * width)
-
-
-def _touched(elements: int, dtype: DTypeLike, value: float) -> Array:
-    """Allocate and write every element: zeros alone may be pages that do not exist yet."""
-    return np.full(elements, value, dtype)
-
-
-def _move(buffer: Array, to: int, start: int, length: int) -> None:
-    """Move a run of elements within a flat buffer; in one dimension numpy needs no copy aside for overlapping runs."""
-    buffer[to : to + length] = buffer[start : start + length]
+            store.move(head * bucket * width, self._place(head, 0), self._bucket * width)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stc_engines.profiles import InputShapes, Profile, profiles_of
 from stc_engines.trt.log import make_log
 from stc_export.spec.engines import plan_name
-from stc_export.spec.errors import ResourceError
+from stc_export.spec.errors import DeviceError, ResourceError
 from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
@@ -39,8 +39,12 @@ class FakeDevice:
 
     def __init__(self, most: int = 1 << 30) -> None:
         self.memory: dict[int, bytearray] = {}
+        self.host: dict[int, NDArray[np.uint8]] = {}
         self._next, self._most = 4096, most
-        self.entered = 0
+        self.entered = self.launched = self.moved = 0
+        self.capturable = True
+        self.graphs: list[list[Callable[[], None]]] = []
+        self._captured: list[Callable[[], None]] | None = None
 
     @property
     def stream(self) -> int:
@@ -59,15 +63,78 @@ class FakeDevice:
     def free(self, address: int) -> None:
         del self.memory[address]
 
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        memory = np.full(size, 0xCD, np.uint8)
+        self.host[memory.ctypes.data] = memory
+        return memory
+
+    def free_pinned(self, memory: NDArray[np.uint8]) -> None:
+        del self.host[memory.ctypes.data]
+
     def upload(self, address: int, array: NDArray[Any]) -> None:
-        assert array.nbytes <= len(self.memory[address])
-        self.memory[address][: array.nbytes] = array.tobytes()
+        # Of memory that is not pinned the driver takes a copy at once; of pinned memory it reads when its turn comes.
+        data = array if array.ctypes.data in self.host else array.copy()
+
+        def write() -> None:
+            self.moved += data.nbytes
+            self._store(address, data.tobytes())
+
+        self.put(write)
 
     def download(self, array: NDArray[Any], address: int) -> None:
-        array[...] = np.frombuffer(self.memory[address], array.dtype, array.size).reshape(array.shape)
+        def read() -> None:
+            self.moved += array.nbytes
+            array[...] = np.frombuffer(self.at(address, array.nbytes), array.dtype).reshape(array.shape)
+
+        self.put(read)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        assert to + size <= source or source + size <= to, "a copy within the device must not overlap"
+        self.put(lambda: self._store(to, bytes(self.at(source, size))))
+
+    def clear(self, address: int, size: int) -> None:
+        self.put(lambda: self._store(address, bytes(size)))
+
+    def capture(self, work: Callable[[], None]) -> int:
+        """Take down what is put on the stream instead of doing it."""
+        assert self._captured is None
+        self._captured = []
+        try:
+            work()
+            if not self.capturable:
+                raise DeviceError("The NVIDIA driver refuses cuStreamEndCapture (error 901).", "See nvidia-smi.")
+            self.graphs.append(self._captured)
+        finally:
+            self._captured = None
+        return len(self.graphs)
+
+    def launch(self, graph: int) -> None:
+        self.launched += 1
+        for step in self.graphs[graph - 1]:
+            step()
+
+    def forget(self, graph: int) -> None:
+        self.graphs[graph - 1] = []
 
     def wait(self) -> None:
-        pass
+        assert self._captured is None, "waiting is not allowed while work is captured"
+
+    def put(self, step: Callable[[], None]) -> None:
+        """Do a step of the stream, or take it down."""
+        if self._captured is None:
+            step()
+        else:
+            self._captured.append(step)
+
+    def at(self, address: int, size: int) -> memoryview:
+        """Return memory that must have been given out, from any place in it."""
+        start = max((known for known in self.memory if known <= address), default=-1)
+        assert start >= 0, f"nothing was given out at {address}"
+        assert address + size <= start + len(self.memory[start]), "more than was given out"
+        return memoryview(self.memory[start])[address - start : address - start + size]
+
+    def _store(self, address: int, data: bytes) -> None:
+        self.at(address, len(data))[:] = data
 
 
 class FakeTensorRt:
@@ -80,6 +147,12 @@ class FakeTensorRt:
             INTERNAL_ERROR = 0
             ERROR = 1
             WARNING = 2
+
+    class ExecutionContextAllocationStrategy(enum.Enum):
+        """Who brings the scratch memory of contexts."""
+
+        STATIC = 0
+        USER_MANAGED = 2
 
     def __init__(self, device: FakeDevice, profiles: Profiles = profiles_of) -> None:
         self._device, self._profiles = device, profiles
@@ -112,6 +185,10 @@ class ICudaEngine:
         self.contexts: list[IExecutionContext] = []
 
     @property
+    def device_memory_size_v2(self) -> int:
+        return 1024
+
+    @property
     def num_io_tensors(self) -> int:
         return len(self.ports)
 
@@ -129,7 +206,8 @@ class ICudaEngine:
         fed = next(fed for fed in self.profiles[index].inputs if fed.name == name)
         return [fed.least, fed.usual, fed.most]
 
-    def create_execution_context(self) -> IExecutionContext:
+    def create_execution_context(self, strategy: Any) -> IExecutionContext:
+        assert strategy is FakeTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
         self.contexts.append(IExecutionContext(self))
         return self.contexts[-1]
 
@@ -139,6 +217,10 @@ class IExecutionContext:
         self._engine, self._profile = engine, 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._scratch = (0, 0)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._scratch = (memory, size)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         assert stream == self._engine.device.stream
@@ -160,30 +242,31 @@ class IExecutionContext:
         self._addresses[name] = address
         return address in self._engine.device.memory
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        letters = {
-            letter: size
-            for spec in self._engine.graph.inputs
-            for letter, size in zip(spec.shape, self._shapes[spec.name], strict=True)
-        }
-        return tuple(letters[size] if isinstance(size, str) else size for size in self._engine.ports[name].shape)
-
     def execute_async_v3(self, stream: int) -> bool:
-        graph, memory = self._engine.graph, self._engine.device.memory
-        if stream != self._engine.device.stream or self._addresses.keys() != self._engine.ports.keys():
+        device = self._engine.device
+        if stream != device.stream or self._addresses.keys() != self._engine.ports.keys():
             return False
+        if self._scratch[1] < self._engine.device_memory_size_v2:
+            return False
+        shapes, addresses, scratch = dict(self._shapes), dict(self._addresses), self._scratch
+        device.put(lambda: self._compute(shapes, addresses, scratch))
+        return True
+
+    def _compute(self, shapes: dict[str, Any], addresses: dict[str, int], scratch: tuple[int, int]) -> None:
+        """Clear all outputs before an input is read, as kernels of another order might, and the scratch memory."""
+        device, graph = self._engine.device, self._engine.graph
+        device.at(*scratch)[:] = bytes(scratch[1])
+        letters = {d: n for s in graph.inputs for d, n in zip(s.shape, shapes[s.name], strict=True)}
+        for spec in graph.outputs:
+            size = np.prod([letters.get(d, d) for d in spec.shape], dtype=int) * np.dtype(spec.dtype).itemsize
+            device.at(addresses[spec.name], int(size))[:] = b"\xee" * int(size)
         feeds = {}
         for spec in graph.inputs:
-            shape = self._shapes[spec.name]
-            count = int(np.prod(shape))
-            feeds[spec.name] = (
-                np.frombuffer(memory[self._addresses[spec.name]], spec.dtype, count).reshape(shape).copy()
-            )
+            size = int(np.prod(shapes[spec.name])) * np.dtype(spec.dtype).itemsize
+            data = device.at(addresses[spec.name], size)
+            feeds[spec.name] = np.frombuffer(data, spec.dtype).reshape(shapes[spec.name]).copy()
         for name, value in self._engine.engine.run(feeds, {}).items():
-            place = memory[self._addresses[name]]
-            assert value.nbytes <= len(place)
-            place[: value.nbytes] = value.tobytes()
-        return True
+            device.at(addresses[name], value.nbytes)[:] = value.tobytes()
 
 
 def write_plans(root: Path, manifest: Manifest, folder: Path) -> Path:

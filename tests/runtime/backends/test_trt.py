@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import pytest
 
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
+from stc_export.spec.memory import kept_tokens
+from stc_export.spec.policy import CacherPolicy, GatePolicy, MemoryPolicy, Policy
 from stc_runtime import Bundle, Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.replay import MOST_CALLS
+from stc_runtime.footprint import kv_bytes
 from stc_runtime.goldens import Goldens, run_goldens
 from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, fake_backend, make_backend, write_plans
+from tests.runtime.scenes import scene
 
 
 @pytest.fixture
@@ -41,23 +47,112 @@ def test_all_engines_give_what_the_goldens_say(bundle: Bundle, tmp_path: Path) -
         assert all(row.passed for row in rows)
 
 
-def test_a_stream_is_the_same_as_with_onnx_runtime(bundle: Bundle, tmp_path: Path) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (6, 70, 70, 3), np.uint8)
-    frames[3] = frames[2]
+def play(bundle: Bundle, backend: Any, policy: Policy) -> tuple[list[Any], list[list[int]]]:
+    """Push 24 frames, with a question after every sixth; return what was done and what was answered."""
+    reports, answers = [], []
+    with StreamSession(Model(bundle, backend), policy) as stream:
+        for number, frame in enumerate(scene(24)):
+            reports.append(stream.push(frame, number / 2))
+            if number % 6 == 5:
+                answers.append(list(stream.ask_tokens((5, 6, 7), max_tokens=4)))
+    return [(r.mode, r.recomputed, r.kept_indices, r.similarity, r.evicted_frames) for r in reports], answers
 
-    def play(backend: Any) -> tuple[list[Any], list[int]]:
-        with StreamSession(Model(bundle, backend)) as stream:
-            reports = [stream.push(frame, number / 2) for number, frame in enumerate(frames)]
-            answer = list(stream.ask_tokens((5, 6, 7), max_tokens=6))
-        return [(r.mode, r.kept_tokens) for r in reports], answer
 
-    assert play(fake_backend(bundle, tmp_path)) == play(OrtBackend(threads=1))
+#: So little memory that frames are evicted and positions are renumbered.
+SMALL = MemoryPolicy(kv_tokens=40, answer_tokens=950)
+POLICIES = {
+    "adaptive": Policy(memory=SMALL),
+    "paper": Policy(GatePolicy("paper"), CacherPolicy(update="reference"), memory=SMALL),
+    "rolling": Policy(GatePolicy("paper"), CacherPolicy("per_layer", "rolling", interval=4), memory=SMALL),
+}
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
+def test_a_stream_is_the_same_as_with_onnx_runtime(
+    bundle: Bundle, tmp_path: Path, policy: Policy, *, capturable: bool
+) -> None:
+    """State stays on the device, calls that come again are CUDA graphs, and the numbers are the same in every bit."""
+    device = FakeDevice()
+    device.capturable = capturable
+    folder = write_plans(bundle.root, bundle.manifest, tmp_path)
+    found = play(bundle, make_backend(FakeTensorRt(device, any_shape), device, folder), policy)
+    assert found == play(bundle, OrtBackend(threads=1), policy)
+    assert any(evicted for *_, evicted in found[0])
+    assert (device.launched > 20) == capturable
+
+
+def test_state_does_not_travel(bundle: Bundle, tmp_path: Path) -> None:
+    """Of a frame only what the host decides goes up, and only what it reads comes down."""
+    backend = fake_backend(bundle, tmp_path, any_shape)
+    device: Any = backend._device
+    moved = []
+    with StreamSession(Model(bundle, backend), Policy(GatePolicy("off"), memory=MemoryPolicy(1000, 24))) as stream:
+        for number, frame in enumerate(scene(12)):
+            device.moved = 0
+            stream.push(frame, number / 2)
+            moved.append(device.moved)
+    vision, text = bundle.manifest.dims.vision, bundle.manifest.dims.text
+    kept = kept_tokens(vision.visual_tokens, stream.policy.pruner.keep)
+    up = 3 * vision.image_size**2 + vision.tokens * 8 + 4 * kept * text.width + 8 * kept + 4 * 1000
+    down = 4 * (vision.tokens + 3 + kept * text.width + text.vocab) + 8 * kept
+    keys_and_values = 2 * kv_bytes(bundle.manifest.dims, kept, "float32")  # down from the graph, up into the memory
+    history = 2 * 4 * stream.policy.pruner.history * (text.width + 1) + 1000
+    assert max(moved) <= up + down + keys_and_values + history
+    assert max(moved) < stream.memory_use.feature_cache, "state does not fit into this"
+
+
+def test_call_that_comes_a_third_time_is_one_launch(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path)
+    device: Any = backend._device
+    engine: Any = backend.open(bundle.root, bundle.manifest.graph("vit", "gate"))
+    launched = []
+    for count in (4, 4, 4, 4, 3, 4, 3, 3):
+        engine.run(vit(bundle, count), {})
+        launched.append(device.launched)
+    assert launched == [0, 0, 1, 2, 2, 3, 3, 4]
+    assert len(engine._engine.contexts) == 3, "one for the profile, one for each graph"
+
+
+def test_replayed_call_reads_what_is_fed_this_time(bundle: Bundle, tmp_path: Path) -> None:
+    engine = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("pruner", "none"))
+    plain = OrtBackend(threads=1).open(bundle.root, bundle.manifest.graph("pruner", "none"))
+    for number in range(5):
+        fed = {"features": np.full(feeds(bundle, "pruner", "none")["features"].shape, number, np.float32)}
+        assert engine.run(fed, {})["visual_tokens"].tobytes() == plain.run(fed, {})["visual_tokens"].tobytes()
+
+
+def test_graphs_of_calls_that_do_not_come_again_are_given_back(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path, any_shape)
+    device: Any = backend._device
+    engine = backend.open(bundle.root, bundle.manifest.graph("llm"))
+    for slots in range(1, MOST_CALLS + 11):
+        for _ in range(2):
+            engine.run(feeds(bundle, "llm", S=1, P=slots), {})
+    assert sum(1 for graph in device.graphs if not graph) == 10
+    assert len(device.graphs) == MOST_CALLS + 10
+
+
+def test_memory_of_a_session_is_given_back_with_it(bundle: Bundle, tmp_path: Path) -> None:
+    backend = fake_backend(bundle, tmp_path, any_shape)
+    device: Any = backend._device
+    model = Model(bundle, backend)
+
+    def use() -> int:
+        with StreamSession(model, POLICIES["paper"]) as stream:
+            stream.push(scene(1)[0], 0)
+            assert stream.memory_use.feature_cache + stream.memory_use.kv < sum(map(len, device.memory.values()))
+        del stream
+        gc.collect()
+        return sum(map(len, device.memory.values()))
+
+    assert use() == use() == use()
 
 
 def test_narrow_profile_is_preferred_and_each_has_one_context(bundle: Bundle, tmp_path: Path) -> None:
     engine: Any = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("vit", "gate"))
     tokens = bundle.manifest.dims.vision.tokens
-    for count in (tokens, 3, tokens, 7, tokens - 1):
+    for count in (tokens, 3, 7, tokens - 1):
         engine.run(vit(bundle, count), {})
     assert [context._profile for context in engine._engine.contexts] == [0, 1]
     assert engine._choose(vit(bundle, tokens)) == 0
@@ -83,12 +178,14 @@ def test_buffers_grow_and_none_is_lost(bundle: Bundle, tmp_path: Path) -> None:
     backend = make_backend(FakeTensorRt(device), device, folder)
     graph = bundle.manifest.graph("vit", "gate")
     engine = backend.open(bundle.root, graph)
+    scratch = sum(map(len, device.memory.values()))
     sizes = []
     for tokens in (2, 9, 4, 9):
         engine.run(vit(bundle, tokens), {})
-        sizes.append(sum(map(len, device.memory.values())))
+        sizes.append(sum(map(len, device.memory.values())) - scratch)
+        assert sum(map(len, device.host.values())) == sizes[-1]
     assert sizes[0] < sizes[1] == sizes[2] == sizes[3]
-    assert len(device.memory) == len(graph.inputs) + len(graph.outputs)
+    assert len(device.memory) == len(graph.inputs) + len(graph.outputs) + 1
 
 
 def test_calls_from_several_threads_do_not_mix(bundle: Bundle, tmp_path: Path) -> None:
@@ -138,12 +235,17 @@ def test_engine_of_another_graph_is_refused(bundle: Bundle, tmp_path: Path) -> N
 
 
 def test_device_without_memory_is_a_lack_of_resources(bundle: Bundle, tmp_path: Path) -> None:
-    device = FakeDevice(most=1000)
-    backend = make_backend(FakeTensorRt(device), device, write_plans(bundle.root, bundle.manifest, tmp_path))
+    folder = write_plans(bundle.root, bundle.manifest, tmp_path)
+    device = FakeDevice(most=2000)
+    backend = make_backend(FakeTensorRt(device), device, folder)
     engine = backend.open(bundle.root, bundle.manifest.graph("cacher_gate"))
-    with pytest.raises(ResourceError) as caught:
-        engine.run(feeds(bundle, "cacher_gate"), {})
-    assert caught.value.exit_code == 4
+    for action in (lambda: engine.run(feeds(bundle, "cacher_gate"), {}), lambda: backend.store(1000, np.float32)):
+        with pytest.raises(ResourceError) as caught:
+            action()
+        assert caught.value.exit_code == 4
+    none = FakeDevice(most=1000)
+    with pytest.raises(ResourceError):
+        make_backend(FakeTensorRt(none), none, folder).open(bundle.root, bundle.manifest.graph("cacher_gate"))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +270,6 @@ def test_context_that_is_none_is_a_lack_of_memory(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = fake_backend(bundle, tmp_path).open(bundle.root, bundle.manifest.graph("cacher_gate"))
-    monkeypatch.setattr("tests.runtime.backends.fake_trt.ICudaEngine.create_execution_context", lambda _: None)
+    monkeypatch.setattr("tests.runtime.backends.fake_trt.ICudaEngine.create_execution_context", lambda *_: None)
     with pytest.raises(ResourceError, match="no memory to run"):
         engine.run(feeds(bundle, "cacher_gate"), {})

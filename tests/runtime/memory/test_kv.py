@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -10,10 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.memory import bucket_for
+from stc_runtime.backends.device_store import DeviceStore, Scratch, Shared
+from stc_runtime.backends.store import Tensor
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
 from stc_runtime.memory.rotary import shift_keys
 from tests.reference.naive_kv import NaiveKV, Record, rotate
+from tests.runtime.backends.fake_trt import FakeDevice
 
 THETA = 10_000.0
 SHAPE = KVShape(layers=2, kv_heads=3, head_dim=4, capacity=300, sink_capacity=9)
@@ -35,12 +41,20 @@ def write(kv: KVMemory, slot: int, records: list[Record]) -> None:
     kv.used = slot + len(records)
 
 
-def check_equal(kv: KVMemory, naive: NaiveKV, atol: float) -> None:
+def look(tensor: Tensor, device: FakeDevice | None = None) -> np.ndarray:
+    """Return an array of the host, or a copy of one of a device."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    assert device is not None
+    return np.frombuffer(bytes(device.at(tensor.address, tensor.nbytes)), tensor.dtype).reshape(tensor.shape)
+
+
+def check_equal(kv: KVMemory, naive: NaiveKV, atol: float, device: FakeDevice | None = None) -> None:
     used = len(naive.records)
     assert kv.used == used
     assert kv.bucket >= used
     for layer in range(SHAPE.layers):
-        keys, values = kv.past(layer)
+        keys, values = (look(tensor, device) for tensor in kv.past(layer))
         for view in (keys, values):
             assert view.shape == (1, SHAPE.kv_heads, kv.bucket, SHAPE.head_dim)
             assert view.flags.c_contiguous
@@ -57,10 +71,15 @@ def check_equal(kv: KVMemory, naive: NaiveKV, atol: float) -> None:
 class KVMachine(RuleBasedStateMachine):
     """Every operation in any order."""
 
+    device: FakeDevice | None = None
+
+    def make(self) -> KVMemory:
+        return KVMemory(SHAPE, np.float32, THETA)
+
     @initialize(sink=st.integers(0, 9), seed=st.integers(0, 9))
     def begin(self, sink: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.kv = KVMemory(SHAPE, np.float32, THETA)
+        self.kv = self.make()
         self.addresses = self._addresses()
         self.nbytes = self.kv.nbytes
         self.naive = NaiveKV(THETA)
@@ -107,12 +126,12 @@ class KVMachine(RuleBasedStateMachine):
         self.kv.reset()
         self.naive = NaiveKV(THETA)
         assert self.kv.bucket == 64
-        check_equal(self.kv, self.naive, 0)
+        check_equal(self.kv, self.naive, 0, self.device)
         self._prompt(sink)
 
     @invariant()
     def equal_to_naive(self) -> None:
-        check_equal(self.kv, self.naive, 3e-5)
+        check_equal(self.kv, self.naive, 3e-5, self.device)
         assert self.kv.nbytes == self.nbytes
         assert self._addresses() == self.addresses
 
@@ -126,11 +145,22 @@ class KVMachine(RuleBasedStateMachine):
 
     def _addresses(self) -> list[int]:
         views = [view for layer in range(SHAPE.layers) for view in self.kv.past(layer)]
-        return [view.ctypes.data for view in [*views, self.kv.bias()]]
+        return [v.ctypes.data if isinstance(v, np.ndarray) else v.address for v in (*views, self.kv.bias())]
+
+
+class DeviceKVMachine(KVMachine):
+    """The same with keys and values on a device."""
+
+    def make(self) -> KVMemory:
+        self.device = FakeDevice()
+        shared = Shared(self.device, Scratch(self.device), threading.RLock())
+        return KVMemory(SHAPE, np.float32, THETA, partial(DeviceStore, shared))
 
 
 TestKVMachine = KVMachine.TestCase
 TestKVMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestDeviceKVMachine = DeviceKVMachine.TestCase
+TestDeviceKVMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 
 
 def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -26,18 +26,20 @@ if TYPE_CHECKING:
 FRAME, TOKEN = 800, 128
 
 
-def sizes(checkpoint: Path, out: Path, policy: Policy, dtype: DType = "float32") -> SizeEstimate:
+def sizes(
+    checkpoint: Path, out: Path, policy: Policy, dtype: DType = "float32", *, in_place: bool = True
+) -> SizeEstimate:
     ready = prepared(checkpoint, out, precision="fp32" if dtype == "float32" else "fp16")
-    return estimate(ready.split, ready.model.dims, policy, dtype)
+    return estimate(ready.split, ready.model.dims, policy, dtype, in_place=in_place)
 
 
 @pytest.mark.parametrize(
     ("selection", "update", "frames"),
     [
-        ("gate", "rolling", 3 * 2 + 1 + 2),
-        ("gate", "reference", 2 * (3 * 2 + 1) + 2),
-        ("per_layer", "rolling", 3 * 4 + 2),
-        ("shared", "reference", 2 * 3 * 4 + 2),
+        ("gate", "rolling", 3 * 2 + 1 + 3),
+        ("gate", "reference", 2 * (3 * 2 + 1) + 3),
+        ("per_layer", "rolling", 3 * 4 + 3),
+        ("shared", "reference", 2 * 3 * 4 + 3),
     ],
 )
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("float16", 2)])
@@ -47,6 +49,12 @@ def test_feature_cache_counts_what_a_selection_keeps(
     policy = Policy(cacher=CacherPolicy(selection, update))  # type: ignore[arg-type]
     found = sizes(tiny_checkpoint, tmp_path / "x.stc", policy, dtype)
     assert found.feature_cache_bytes == frames * FRAME * width
+
+
+def test_backend_that_cannot_write_in_place_needs_two_caches(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rolling, reference = (Policy(cacher=CacherPolicy("gate", update)) for update in ("rolling", "reference"))  # type: ignore[arg-type]
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", rolling, in_place=False)
+    assert found.feature_cache_bytes == sizes(tiny_checkpoint, tmp_path / "x.stc", reference).feature_cache_bytes
 
 
 @pytest.mark.parametrize(("memory", "tokens"), [(MemoryPolicy(), 256 + 512), (MemoryPolicy(100, 16), 116)])
@@ -73,7 +81,7 @@ def test_disk_and_weights_are_those_of_the_bundle(
     checkpoint = request.getfixturevalue(f"{model}_checkpoint")
     bundle: Path = request.getfixturevalue(f"{model}_bundle_fp16" if half else f"{model}_bundle")
     ready = prepared(checkpoint, tmp_path / "x.stc", precision="fp16" if half else "fp32")
-    found = estimate(ready.split, ready.model.dims, Policy(), dtype)
+    found = estimate(ready.split, ready.model.dims, Policy(), dtype, in_place=True)
     assert found.disk_bytes == sum(path.stat().st_size for path in (bundle / "graphs").glob("*.weights"))
     used = {}
     for graph in read_manifest(bundle).graphs:

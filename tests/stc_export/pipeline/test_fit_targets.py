@@ -9,7 +9,7 @@ import pytest
 
 from stc_engines import load_targets
 from stc_export.pipeline.build import plan_build
-from stc_export.pipeline.estimate import session_size
+from stc_export.pipeline.estimate import Stored, session_size
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.fit_targets import fit_targets
 from stc_export.pipeline.types import BuildRequest
@@ -40,7 +40,7 @@ def test_bundle_needs_what_was_planned_for_it(tiny_checkpoint: Path, tiny_bundle
 
 def test_session_fits_up_to_the_last_byte_of_the_room(tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
-    need = session_size(0, 1000, manifest.dims, manifest.policy, "float32").session_bytes
+    need = session_size(Stored(0, 1000), manifest.dims, manifest.policy, "float32", in_place=False).session_bytes
     nano = next(t for t in load_targets() if t.name == "jetson-orin-nano-8gb")
     for spare, fits in ((0, True), (-1, False)):
         target = replace(nano, memory_bytes=need + 500 + spare, memory_reserved_bytes=500)

@@ -24,12 +24,13 @@ from stc_export.spec.manifest import GraphEntry, manifest_to_text, read_manifest
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import HostMemory
 from stc_runtime.bundle import Bundle
 
 ORIN = Gpu("Orin", "8.7")
 
 
-class PlanBackend:
+class PlanBackend(HostMemory):
     """Runs the plans of the compiler below, in ONNX Runtime."""
 
     def __init__(self, folder: Path) -> None:

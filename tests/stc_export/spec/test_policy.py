@@ -31,7 +31,7 @@ OPEN_SHARE = st.floats(0.0, 1.0, exclude_min=True)
 COUNT = st.integers(1, 10**6)
 POLICY = st.builds(
     Policy,
-    gate=st.builds(GatePolicy, st.sampled_from(["off", "paper", "adaptive"]), OPEN_SHARE, SHARE, SHARE, COUNT),
+    gate=st.builds(GatePolicy, st.sampled_from(["off", "paper", "adaptive"]), OPEN_SHARE, SHARE, SHARE, COUNT, COUNT),
     cacher=st.builds(
         CacherPolicy,
         st.sampled_from(["gate", "per_layer", "shared"]),
@@ -49,6 +49,7 @@ SHARES = ("gate.cut", "gate.floor", "pruner.alpha")
 OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "pruner.keep")
 LEASTS = (
     ("gate.max_interval", 1),
+    ("gate.bucket", 1),
     ("cacher.interval", 1),
     ("pruner.history", 1),
     ("pruner.seed", 0),
