@@ -8,7 +8,7 @@ SOURCES := stc_export engines runtime calib tests examples benchmarks docs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench docs lint fmt wheel clean
+.PHONY: help setup demo test test-slow bench evidence docs lint fmt wheel clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -32,6 +32,9 @@ test-slow: setup  ## The tests that take minutes
 
 bench: setup  ## Run the benchmarks and write their results
 	$(BIN)/python benchmarks/run.py
+
+evidence: setup  ## Prove a target on this machine and write its page (TARGET=NAME; default: what this machine is)
+	$(BIN)/python benchmarks/evidence.py $(TARGET)
 
 docs: setup  ## Write the generated pages docs/cli.md and docs/errors.md (Python 3.11)
 	$(BIN)/python docs/generate.py

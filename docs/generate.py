@@ -83,7 +83,7 @@ def _closed() -> None:
 
 def _crashed() -> None:
     job = Job("trt-rtx", Recipe("vit.gate.onnx", ()), "vit.gate.plan")
-    build_isolated(job, lambda *_: None, (sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"))
+    build_isolated(job, lambda *_: None, lambda _: None, (sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"))
 
 
 #: For each class a call that raises it, so that the page shows messages that really occur.

@@ -14,6 +14,7 @@ from stc_export.pipeline.types import BuildRequest
 from stc_export.world import splits
 from tests import checkpoints
 from tests.bundles import built_once, modern_request
+from tests.device.machine import NEEDS, read_machine, reason_to_skip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,16 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # Timing never decides a test: a machine that is busy would fail examples that are right.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests that need a device which is not here; reports say what each one needs."""
+    for marker in NEEDS:
+        if item.get_closest_marker(marker):
+            item.user_properties.append(("needs", marker))
+            reason = reason_to_skip(marker, read_machine())
+            if reason:
+                pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)

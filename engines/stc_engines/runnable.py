@@ -47,6 +47,11 @@ def read_host() -> Host:
     return Host(str(onnxruntime.__version__), tuple(onnxruntime.get_available_providers()), driver, compilers)
 
 
+def needs_gpu(target: Target) -> bool:
+    """Whether bundles of a target run on an NVIDIA GPU only."""
+    return target.backend.kind in PRODUCTS or bool(_NEEDS_CUDA.intersection(target.backend.providers))
+
+
 def check_runnable(target: Target, host: Host | None = None) -> None:
     """Check that this machine can run bundles of a target.
 
@@ -74,7 +79,7 @@ def _check_ort(target: Target, host: Host) -> None:
             f'Target "{target.name}" needs {missing[0]}, which the installed ONNX Runtime {host.ort_version} lacks.',
             f"Run pip uninstall --yes onnxruntime, then {install}.",
         )
-    if host.cuda_driver is None and _NEEDS_CUDA.intersection(target.backend.providers):
+    if host.cuda_driver is None and needs_gpu(target):
         raise DeviceError(
             f'Target "{target.name}" needs an NVIDIA GPU with its driver, and this machine shows none.',
             "Install the NVIDIA driver (nvidia-smi must list the GPU), or use --target cpu.",

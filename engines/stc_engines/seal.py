@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from stc_engines.profiles import profiles_of
 from stc_engines.trt.builder import Recipe
 from stc_engines.trt.isolate import build_isolated
+from stc_engines.trt.product import PRODUCTS
+from stc_engines.trt.timing import cache_folder, cache_name
 from stc_engines.trt.worker import Job
 from stc_export.spec import codec
 from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, CaseTiming, EngineEntry, SealRecord, plan_name
@@ -112,20 +114,43 @@ def _alone(engines: Path) -> Iterator[None]:
 
 
 def _build_all(order: Order, folder: Path, progress: Progress) -> Iterator[EngineEntry]:
+    note = _once(progress.note)
     for number, graph in enumerate(order.manifest.graphs, 1):
         with progress.stage(f"engine {number}/{len(order.manifest.graphs)} {graph.role}/{graph.variant}") as advance:
-            yield _build(order, graph, folder, advance)
+            yield _build(order, graph, folder, advance, note)
 
 
-def _build(order: Order, graph: GraphEntry, folder: Path, advance: Callable[[int], None]) -> EngineEntry:
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """What is true of one build is mostly true of all: the same line is shown once."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(text)
+
+    return tell
+
+
+def _build(
+    order: Order, graph: GraphEntry, folder: Path, advance: Callable[[int], None], note: Callable[[str], None]
+) -> EngineEntry:
     profiles = profiles_of(graph, order.manifest)
     plan = folder / plan_name(graph)
     recipe = Recipe(str(order.root / graph.file), profiles, **vars(limits_of(order.target)))
     started = time.perf_counter()
-    build_isolated(Job(order.product, recipe, str(plan)), lambda *_: advance(0))
+    build_isolated(Job(order.product, recipe, str(plan), timing_file(order)), lambda *_: advance(0), note)
     took = round(time.perf_counter() - started, 3)
     names = tuple(profile.name for profile in profiles)
     return EngineEntry(graph.file, plan.name, names, plan.stat().st_size, file_digest(plan), took)
+
+
+def timing_file(order: Order) -> str | None:
+    """Return the timing cache for an order; ``None`` if its compiler has no use for one, or it has no place."""
+    folder = cache_folder(os.environ)
+    if folder is None or not PRODUCTS[order.product].times:
+        return None
+    return str(folder / cache_name(order.fingerprint))
 
 
 @dataclass(frozen=True)

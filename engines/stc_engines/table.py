@@ -101,6 +101,7 @@ class Target:
         sources: Origin of each figure.
         stands_for: Generic name that means this target on a machine that is not of the group, e.g. ``jetson``.
         device_models: Parts of the device-tree model by which a machine is recognised as this target.
+        gpu_names: What the driver calls the GPU of this target.
         sm: CUDA compute capability.
         memory_bytes: Nominal memory.
         memory_unified: Whether CPU and GPU share it.
@@ -120,6 +121,7 @@ class Target:
     sources: tuple[Source, ...]
     stands_for: str | None = None
     device_models: tuple[str, ...] = ()
+    gpu_names: tuple[str, ...] = ()
     sm: str | None = None
     memory_bytes: int | None = None
     memory_unified: bool = False
@@ -164,7 +166,7 @@ def find_target(name: str, device: Device | None = None) -> Target:
     here = device or read_device()
     if here.group != name:
         return stand_in
-    described = next((t for t in targets if _describes(t, here)), None)
+    described = next((t for t in targets if describes(t, here)), None)
     if described is not None:
         return described
     raise UnsupportedError(
@@ -184,7 +186,8 @@ def _read(file_name: str) -> Target:
     return target
 
 
-def _describes(target: Target, device: Device) -> bool:
+def describes(target: Target, device: Device) -> bool:
+    """Whether a device is the board that a target names, with its memory."""
     if not any(part in (device.model or "") for part in target.device_models):
         return False
     if target.memory_bytes is None or device.memory_bytes is None:

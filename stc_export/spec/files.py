@@ -18,7 +18,7 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """Read a file whose content comes from others: no pipe, no device, and not without end.
+    """Read a text whose content comes from others: no pipe, no device, and not without end.
 
     Args:
         path: UTF-8 text.
@@ -28,12 +28,27 @@ def read_text(path: Path, most_bytes: int) -> str:
         OSError: It cannot be read.
         ValueError: It is no plain file, too large, or no text.
     """
+    _check_plain(path, most_bytes)
+    return path.read_text(encoding="utf-8")
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """Read a file whose content comes from others, as :func:`read_text` does.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no plain file, or too large.
+    """
+    _check_plain(path, most_bytes)
+    return path.read_bytes()
+
+
+def _check_plain(path: Path, most_bytes: int) -> None:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is not a plain file")
     if found.st_size > most_bytes:
         raise ValueError(f"it is larger than any of its kind, which have at most {most_bytes:,} bytes")
-    return path.read_text(encoding="utf-8")
 
 
 def file_digest(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:

@@ -81,7 +81,7 @@ def test_no_room(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed(tmp_path: Path) -> None:
     job = Job("trt", Recipe("graphs/llm.onnx", ()), str(tmp_path / "llm.plan"))
     script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    found = said(lambda: build_isolated(job, lambda *_: None, (sys.executable, "-c", script)))
+    found = said(lambda: build_isolated(job, lambda *_: None, lambda _: None, (sys.executable, "-c", script)))
     assert re.sub(r"\d+ MiB", "512 MiB", found) == MESSAGES[5]
 
 

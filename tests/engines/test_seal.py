@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -44,7 +45,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Replace the compiler by one whose plan is the path of the graph."""
     jobs: list[Job] = []
 
-    def build(job: Job, notify: Callable[[str, int, int], None]) -> None:
+    def build(job: Job, notify: Callable[[str, int, int], None], _note: Any) -> None:
         notify("tactics", 1, 2)
         Path(job.plan).write_text(job.recipe.graph)
         jobs.append(job)
@@ -151,10 +152,10 @@ def test_failure_on_the_way_leaves_nothing(
 ) -> None:
     build, before = module.build_isolated, files(bundle)
 
-    def failing(job: Job, notify: Any) -> None:
+    def failing(job: Job, notify: Any, note: Any) -> None:
         if len(compiled) == 2:
             raise error
-        build(job, notify)
+        build(job, notify, note)
 
     monkeypatch.setattr(module, "build_isolated", failing)
     with pytest.raises((StcError, KeyboardInterrupt)) as caught:
@@ -171,7 +172,7 @@ def test_failure_leaves_older_engines_as_they_were(
     seal(order(bundle, "2.0"), WHY, Silent())
     before = {path: path.read_bytes() for path in (bundle / FOLDER).rglob("*.*") if path.is_file()}
 
-    def failing(_job: Job, _notify: Any) -> None:
+    def failing(_job: Job, _notify: Any, _note: Any) -> None:
         raise EngineError("It refuses.", "Report.")
 
     monkeypatch.setattr(module, "build_isolated", failing)
@@ -186,12 +187,12 @@ def test_two_at_once_are_refused_and_the_first_goes_on(
     build = module.build_isolated
     refused: list[StcError] = []
 
-    def meanwhile(job: Job, notify: Any) -> None:
+    def meanwhile(job: Job, notify: Any, note: Any) -> None:
         if not refused:
             with pytest.raises(ResourceError, match="Another process is sealing") as caught:
                 seal(order(bundle, "2.0"), WHY, Silent())
             refused.append(caught.value)
-        build(job, notify)
+        build(job, notify, note)
 
     monkeypatch.setattr(module, "build_isolated", meanwhile)
     seal(order(bundle), WHY, Silent())
@@ -224,3 +225,51 @@ def test_limits_reach_the_compiler(bundle: Path, compiled: list[Job]) -> None:
     assert {(job.recipe.workspace_bytes, job.recipe.tactic_dram_bytes) for job in compiled} == {
         (limits.workspace_bytes, limits.tactic_dram_bytes)
     }
+
+
+@pytest.mark.parametrize(
+    ("product", "environment", "expected"),
+    [
+        ("trt", {"XDG_CACHE_HOME": "/c"}, r"/c/stc-export/timing/trt-1\.0-any-sm-any-[0-9a-f]{8}\.timing"),
+        ("trt", {}, None),
+        ("trt-rtx", {"XDG_CACHE_HOME": "/c"}, None),
+    ],
+)
+def test_compiler_that_times_kernels_gets_a_cache(
+    bundle: Path,
+    compiled: list[Job],
+    monkeypatch: pytest.MonkeyPatch,
+    product: Any,
+    environment: dict[str, str],
+    expected: str | None,
+) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    plain = order(bundle)
+    seal(replace(plain, product=product, fingerprint=replace(plain.fingerprint, product=product)), WHY, Silent())
+    (found,) = {job.timing for job in compiled}
+    assert (found is None) is (expected is None)
+    assert found is None or re.fullmatch(expected or "", found)
+
+
+def test_what_every_build_notes_is_shown_once(
+    bundle: Path, compiled: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = module.build_isolated
+
+    def noting(job: Job, notify: Any, note: Callable[[str], None]) -> None:
+        note("the cache is not kept")
+        note(Path(job.plan).name)
+        build(job, notify, note)
+
+    class Heard(Silent):
+        notes: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    monkeypatch.setattr(module, "build_isolated", noting)
+    record = seal(order(bundle), WHY, Heard())
+    assert Heard.notes == ["the cache is not kept", *(entry.file for entry in record.engines)]

@@ -46,7 +46,7 @@ def test_target_evidence_has_a_date_exactly_when_something_was_done(target: Targ
 
 
 def test_target_every_figure_has_its_source_and_no_source_lacks_its_figure(target: Target) -> None:
-    optional = ("sm", "memory_bytes", "memory_reserved_bytes", "bandwidth_bytes_per_s", "software")
+    optional = ("gpu_names", "sm", "memory_bytes", "memory_reserved_bytes", "bandwidth_bytes_per_s", "software")
     figures = (
         {"precisions"}
         | ({"flavour"} if target.flavour != "base" else set())

@@ -13,6 +13,7 @@ from typing import Any
 
 from stc_engines.profiles import Profile
 from stc_engines.trt.log import make_log
+from stc_engines.trt.timing import Timings
 from stc_export.spec.errors import EngineError, ResourceError
 
 Notify = Callable[[str, int, int], None]
@@ -50,13 +51,14 @@ class Recipe:
     tactic_dram_bytes: int | None = None
 
 
-def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> bytes:
+def build_plan(trt: Any, recipe: Recipe, notify: Notify, timings: Timings) -> bytes:
     """Build a plan.
 
     Args:
         trt: The module ``tensorrt`` or ``tensorrt_rtx``.
         recipe: What to build.
         notify: Told (phase, steps done, steps) again and again.
+        timings: Where the times of kernels come from, and where new ones go.
 
     Raises:
         EngineError: The compiler refuses the graph; the message repeats its reasons.
@@ -70,11 +72,15 @@ def build_plan(trt: Any, recipe: Recipe, notify: Notify) -> bytes:
     for profile in recipe.profiles:
         config.add_optimization_profile(_profile(builder, profile))
     config.builder_optimization_level = recipe.optimization_level
+    config.clear_flag(trt.BuilderFlag.TF32)  # it is on by default, and float32 then has ten bits
     _limit(trt, config, recipe)
     config.progress_monitor = _make_monitor(trt, notify)
+    cache = timings.attach(config)
+    log.errors.clear()  # why a cache was not taken is no reason for a graph to be refused
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _failure(recipe, log.errors)
+    timings.keep(config, cache)
     return bytes(plan)
 
 

@@ -16,7 +16,7 @@ from stc_engines.trt.worker import Job
 from stc_export.spec import codec, errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stc_engines.trt.builder import Notify
 
@@ -25,12 +25,13 @@ WORKER = (sys.executable, "-m", "stc_engines.trt.worker")
 _LAST_WORDS = 2
 
 
-def build_isolated(job: Job, notify: Notify, worker: Sequence[str] = WORKER) -> None:
+def build_isolated(job: Job, notify: Notify, note: Callable[[str], None], worker: Sequence[str] = WORKER) -> None:
     """Build a plan in a child process; ``job.plan`` is there when this returns.
 
     Args:
         job: What to build.
         notify: Told (phase, steps done, steps) again and again.
+        note: Told what is worth a line.
         worker: Command that runs the child.
 
     Raises:
@@ -46,7 +47,7 @@ def build_isolated(job: Job, notify: Notify, worker: Sequence[str] = WORKER) -> 
         ) as child,
     ):
         try:
-            said = _listen(child, job, notify)
+            said = _listen(child, job, notify, note)
             child.wait()
         except BaseException:  # an interrupt, too, must not leave a compiler behind
             child.kill()
@@ -63,7 +64,9 @@ def build_isolated(job: Job, notify: Notify, worker: Sequence[str] = WORKER) -> 
         )
 
 
-def _listen(child: subprocess.Popen[str], job: Job, notify: Notify) -> errors.StcError | None:
+def _listen(
+    child: subprocess.Popen[str], job: Job, notify: Notify, note: Callable[[str], None]
+) -> errors.StcError | None:
     to_child, from_child = cast("TextIO", child.stdin), cast("TextIO", child.stdout)
     with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code tells
         to_child.write(codec.to_json(job))
@@ -73,6 +76,8 @@ def _listen(child: subprocess.Popen[str], job: Job, notify: Notify) -> errors.St
         message = _read(line)
         if "step" in message:
             notify(str(message["phase"]), *message["step"])
+        elif "note" in message:
+            note(str(message["note"]))
         elif "error" in message:
             said = getattr(errors, message["error"])(message["problem"], message["fix"])
     return said

@@ -27,6 +27,7 @@ class Product:
         install: How to get it.
         update: How to get a newer one.
         bound: Whether its engines are bound to the device that they were built on, which it then needs to build.
+        times: Whether it times kernels, which a timing cache spares later builds.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Product:
     install: str
     update: str
     bound: bool
+    times: bool
 
 
 PRODUCTS: Mapping[ProductName, Product] = {
@@ -45,6 +47,7 @@ PRODUCTS: Mapping[ProductName, Product] = {
         "On a Jetson it comes with JetPack: create the environment with python3 -m venv --system-site-packages.",
         "Update to JetPack 6.1 or newer.",
         bound=True,
+        times=True,
     ),
     "trt-rtx": Product(
         "TensorRT-RTX",
@@ -53,6 +56,7 @@ PRODUCTS: Mapping[ProductName, Product] = {
         'Run pip install "stc-export[rtx]".',
         'Run pip install --upgrade "stc-export[rtx]".',
         bound=False,
+        times=False,  # it has the interface, but since 1.2 its functions do nothing and warn that they are deprecated
     ),
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stc_engines.trt.builder import Recipe, build_plan
 from stc_engines.trt.product import ProductName, load_product
+from stc_engines.trt.timing import TimingFile, Untimed
 from stc_export.spec import codec
 from stc_export.spec.errors import ResourceError, StcError
 from stc_export.spec.files import write_file
@@ -29,15 +30,17 @@ class Job:
         product: Which compiler.
         recipe: What it is told.
         plan: File for the plan.
+        timing: File of the timing cache; ``None``: none is used.
     """
 
     product: ProductName
     recipe: Recipe
     plan: str
+    timing: str | None = None
 
 
 def work(job: Job, out: TextIO) -> int:
-    """Build, and write one line of JSON to ``out`` for each step and for an error; return the exit code."""
+    """Build, and write one line of JSON to ``out`` for each step, note and error; return the exit code."""
 
     def tell(line: dict[str, object]) -> None:
         out.write(json.dumps(line) + "\n")
@@ -45,7 +48,10 @@ def work(job: Job, out: TextIO) -> int:
 
     try:
         trt = load_product(job.product)
-        plan = build_plan(trt, job.recipe, lambda phase, done, steps: tell({"phase": phase, "step": [done, steps]}))
+        timings = TimingFile(Path(job.timing), lambda text: tell({"note": text})) if job.timing else Untimed()
+        plan = build_plan(
+            trt, job.recipe, lambda phase, done, steps: tell({"phase": phase, "step": [done, steps]}), timings
+        )
         _write(plan, Path(job.plan))
     except StcError as error:
         tell({"error": type(error).__name__, "problem": error.problem, "fix": error.fix})

@@ -15,6 +15,7 @@ from stc_engines.lint.finding import Finding, Setting
 from stc_engines.lint.operators import known_operators
 from stc_engines.lint.rules import RULES, check_graph
 from stc_engines.trt.builder import Recipe, build_plan
+from stc_engines.trt.timing import Untimed
 from stc_export.exporter.nodes import read_nodes
 from stc_export.spec.errors import BundleError, EngineError
 from stc_export.spec.manifest import read_manifest
@@ -186,7 +187,7 @@ def test_check_and_compiler_agree(tmp_path: Path, name: str) -> None:
     path = make(tmp_path / "one.onnx")
     assert set(errors(path, Setting((10, 16)))) == rules
     try:
-        build_plan(trt, Recipe(str(path), ()), lambda *_: None)
+        build_plan(trt, Recipe(str(path), ()), lambda *_: None, Untimed())
         refused = False
     except EngineError:
         refused = True

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 
 from stc_engines.profiles import InputShapes, Profile, profiles_of
 from stc_engines.trt.builder import Recipe, build_plan
+from stc_engines.trt.product import PRODUCTS
+from stc_engines.trt.timing import TimingFile, Untimed, read_cache
 from stc_export.spec.errors import EngineError
 from stc_export.spec.manifest import read_manifest
 
@@ -55,7 +57,7 @@ def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.Fixtu
     for graph in manifest.graphs:
         phases: set[str] = set()
         recipe = Recipe(str(bundle / graph.file), profiles_of(graph, manifest), optimization_level=1)
-        plan = build_plan(trt, recipe, partial(note, phases))
+        plan = build_plan(trt, recipe, partial(note, phases), Untimed())
         assert len(plan) > 1000, graph.file
         assert phases, graph.file
 
@@ -63,7 +65,7 @@ def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.Fixtu
 def test_input_without_a_profile_is_refused(tiny_bundle: Path) -> None:
     graph = read_manifest(tiny_bundle).graph("vit", "gate")
     with pytest.raises(EngineError, match=r'refuses "vit\.gate\.onnx": .*profile'):
-        build_plan(trt, Recipe(str(tiny_bundle / graph.file), ()), silent)
+        build_plan(trt, Recipe(str(tiny_bundle / graph.file), ()), silent, Untimed())
 
 
 def test_ranking_of_more_than_the_compiler_can_is_refused(tmp_path: Path) -> None:
@@ -72,16 +74,16 @@ def test_ranking_of_more_than_the_compiler_can_is_refused(tmp_path: Path) -> Non
         node = helper.make_node("TopK", ["x", "k"], ["values", "places"])
         recipe = Recipe(one_node(tmp_path, node, {"x": [5000]}, k=np.array([count], np.int64)), ())
         if fits:
-            assert build_plan(trt, recipe, silent)
+            assert build_plan(trt, recipe, silent, Untimed())
         else:
             with pytest.raises(EngineError, match="3840"):
-                build_plan(trt, recipe, silent)
+                build_plan(trt, recipe, silent, Untimed())
 
 
 def test_unknown_operator_is_named(tmp_path: Path) -> None:
     path = one_node(tmp_path, helper.make_node("Unique", ["x"], ["y"]), {"x": [8]})
     with pytest.raises(EngineError, match=r'refuses "one\.onnx": .*Unique') as caught:
-        build_plan(trt, Recipe(path, ()), silent)
+        build_plan(trt, Recipe(path, ()), silent, Untimed())
     assert caught.value.exit_code == 1
 
 
@@ -90,14 +92,41 @@ def test_file_that_is_no_graph_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(data)
     with pytest.raises(EngineError, match=r'refuses "broken\.onnx"'):
-        build_plan(trt, Recipe(str(path), ()), silent)
+        build_plan(trt, Recipe(str(path), ()), silent, Untimed())
 
 
 def test_limits_and_shapes_reach_the_compiler(tmp_path: Path) -> None:
     path = one_node(tmp_path, helper.make_node("Relu", ["x"], ["y"]), {"x": ["N", 4]})
     profile = Profile("default", (InputShapes("x", (0, 4), (8, 4), (16, 4)),))
     recipe = Recipe(path, (profile,), workspace_bytes=1 << 20, tactic_dram_bytes=1 << 28)
-    assert build_plan(trt, recipe, silent)
+    assert build_plan(trt, recipe, silent, Untimed())
     wrong = Profile("default", (InputShapes("x", (0, 5), (8, 5), (16, 5)),))
     with pytest.raises(EngineError):
-        build_plan(trt, Recipe(path, (wrong,)), silent)
+        build_plan(trt, Recipe(path, (wrong,)), silent, Untimed())
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_timing_cache_is_written_read_and_merged_as_far_as_the_compiler_goes(tmp_path: Path) -> None:
+    """Of TensorRT-RTX the functions are there and pass bytes through; what they hold is tested on a stand-in."""
+    path = one_node(tmp_path, helper.make_node("Relu", ["x"], ["y"]), {"x": [4]})
+    combined, notes = [], list[str]()
+
+    class Watched(TimingFile):
+        def keep(self, config: Any, learned: Any) -> None:
+            combined.append(learned.combine(config.create_timing_cache(read_cache(file)), False))
+            super().keep(config, learned)
+
+    file = tmp_path / "cache.timing"
+    for _ in range(2):
+        assert build_plan(trt, Recipe(path, ()), silent, Watched(file, notes.append))
+        assert read_cache(file).startswith(b"ptrt")
+    assert combined == [True, True]
+    assert notes == []
+
+
+def test_compiler_without_a_use_for_timing_caches_says_so() -> None:
+    """If this fails, TensorRT-RTX times kernels again, and PRODUCTS must say so."""
+    config = trt.Builder(trt.Logger()).create_builder_config()
+    with pytest.warns(DeprecationWarning, match="Timing cache operations are no-ops"):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    assert not PRODUCTS["trt-rtx"].times

@@ -15,6 +15,10 @@ from stc_export.spec.errors import EngineError, MissingDependencyError, Resource
 from stc_export.spec.manifest import read_manifest
 
 
+def ignored(_text: str) -> None:
+    pass
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job("trt-rtx", Recipe("graphs/vit.onnx", ()), str(tmp_path / "vit.plan"))
@@ -22,7 +26,7 @@ def job(tmp_path: Path) -> Job:
 
 def failure(job: Job, script: str) -> StcError:
     with pytest.raises(StcError) as caught:
-        build_isolated(job, lambda *_: None, (sys.executable, "-c", script))
+        build_isolated(job, lambda *_: None, ignored, (sys.executable, "-c", script))
     assert not Path(job.plan).exists()
     return caught.value
 
@@ -33,7 +37,7 @@ def test_graph_becomes_a_plan_in_another_process(tiny_bundle: Path, tmp_path: Pa
     graph = manifest.graph("pruner", "stc_dual_anchor")
     recipe = Recipe(str(tiny_bundle / graph.file), profiles_of(graph, manifest))
     steps: list[tuple[str, int, int]] = []
-    build_isolated(Job("trt-rtx", recipe, str(tmp_path / "pruner.plan")), lambda *step: steps.append(step))
+    build_isolated(Job("trt-rtx", recipe, str(tmp_path / "pruner.plan")), lambda *step: steps.append(step), ignored)
     assert (tmp_path / "pruner.plan").stat().st_size > 1000
     assert steps
     assert all(1 <= done <= total for _, done, total in steps)
@@ -44,7 +48,7 @@ def test_refusal_crosses_the_border_whole(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nonsense")
     job = Job("trt-rtx", Recipe(str(tmp_path / "broken.onnx"), ()), str(tmp_path / "broken.plan"))
     with pytest.raises(EngineError, match=r'refuses "broken\.onnx"'):
-        build_isolated(job, lambda *_: None)
+        build_isolated(job, lambda *_: None, ignored)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
 
 
@@ -91,7 +95,7 @@ def test_lines_of_others_between_the_messages_are_ignored(job: Job) -> None:
         "print(json.dumps({'phase': 'tactics', 'step': [1, 2]})); open(job['plan'], 'wb').write(b'plan')"
     )
     steps: list[tuple[str, int, int]] = []
-    build_isolated(job, lambda *step: steps.append(step), (sys.executable, "-c", script))
+    build_isolated(job, lambda *step: steps.append(step), ignored, (sys.executable, "-c", script))
     assert steps == [("tactics", 1, 2)]
 
 
@@ -110,5 +114,5 @@ def test_interrupt_ends_the_child(job: Job, tmp_path: Path) -> None:
         f"time.sleep(20); open({str(alive)!r}, 'w')"
     )
     with pytest.raises(KeyboardInterrupt):
-        build_isolated(job, interrupt, (sys.executable, "-c", script))
+        build_isolated(job, interrupt, ignored, (sys.executable, "-c", script))
     assert not alive.exists()

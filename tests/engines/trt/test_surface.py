@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from stc_engines.profiles import profiles_of
 from stc_engines.trt.builder import Recipe, build_plan
+from stc_engines.trt.timing import TimingFile, Untimed
 from stc_export.spec.errors import EngineError
 from stc_export.spec.manifest import read_manifest
 from stc_runtime import Bundle
@@ -33,12 +35,16 @@ def touched(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> set[
     graph = manifest.graph("pruner", "stc_dual_anchor")
     found: set[Touch] = set()
     module = Recorded(trt, MODULE, trt.__name__, found)
+    folder = tmp_path_factory.mktemp("surface")
     recipe = Recipe(str(tiny_bundle / graph.file), profiles_of(graph, manifest), 1, 1 << 24, 1 << 30)
-    assert build_plan(module, recipe, lambda *_: None)
-    broken = tmp_path_factory.mktemp("surface") / "broken.onnx"
+    timings = TimingFile(folder / "cache.timing", lambda _: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # timing caches are, in TensorRT-RTX: see PRODUCTS
+        assert build_plan(module, recipe, lambda *_: None, timings)
+    broken = folder / "broken.onnx"
     broken.write_bytes(b"no graph")
     with pytest.raises(EngineError):
-        build_plan(module, Recipe(str(broken), ()), lambda *_: None)
+        build_plan(module, Recipe(str(broken), ()), lambda *_: None, Untimed())
     found |= run_recorded(Bundle.open(tiny_bundle), tmp_path_factory.mktemp("plans"))
     # Of interfaces the real classes are used, which take nothing down.
     severity = {Touch("ILogger", "Severity", -1), Touch("ILogger.Severity", "ERROR", -1)}
@@ -88,6 +94,10 @@ def test_recording_sees_what_the_builder_does(touched: set[Touch]) -> None:
         Touch("IOptimizationProfile", "set_shape", 4),
         Touch("IBuilderConfig", "set_memory_pool_limit", 2),
         Touch("IBuilderConfig", "progress_monitor", -1),
+        Touch("IBuilderConfig", "create_timing_cache", 1),
+        Touch("IBuilderConfig", "set_timing_cache", 2),
+        Touch("ITimingCache", "combine", 2),
+        Touch("ITimingCache", "serialize", 0),
         Touch("MemoryPoolType", "TACTIC_DRAM", -1),
         Touch("IProgressMonitor", "step_complete", -1),
         Touch("Runtime", "deserialize_cuda_engine", 1),

@@ -51,7 +51,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """A machine with a compiler that writes the name of the graph, and without a GPU."""
     jobs: list[Job] = []
 
-    def build(job: Job, _notify: Any) -> None:
+    def build(job: Job, _notify: Any, _note: Any) -> None:
         Path(job.plan).write_text(job.recipe.graph)
         jobs.append(job)
 
