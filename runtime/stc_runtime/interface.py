@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from stc_export.spec.errors import BundleError
+from stc_export.spec.errors import BundleError, PolicyError, ResourceError
 from stc_export.spec.interface import (
     Interface,
     gate_interface,
@@ -88,8 +88,7 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     if graph.role == "cacher_gate":
         return gate_interface(dims.vision, dtype)
     if graph.role == "llm":
-        slots = kv_slots(manifest.policy.memory, dims.text.context)
-        return llm_interface(dims.text, dtype, manifest.flavour, slots)
+        return llm_interface(dims.text, dtype, manifest.flavour, _slots(manifest))
     if graph.role == "vit":
         selection = next((name for name in SELECTIONS if name == graph.variant), SELECTIONS[0])
         return vit_interface(dims.vision, dtype, selection)
@@ -98,6 +97,14 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     history = () if entry.history == "none" else ("history", "history_weights")
     inputs = (*history, *(name for name in ("alpha", "noise", "carrier") if name in takes))
     return pruner_interface(dims, dtype, entry.history_width if history else 0, inputs)
+
+
+def _slots(manifest: Manifest) -> int:
+    """Return the slots of the bundle's policy; 0, which no graph has, if it does not fit the model."""
+    try:
+        return kv_slots(manifest.policy.memory, manifest.dims.text.context)
+    except (PolicyError, ResourceError):  # told where a session begins, which may have another policy
+        return 0
 
 
 def _shown(spec: TensorSpec | None) -> str:

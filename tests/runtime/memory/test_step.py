@@ -201,6 +201,7 @@ def test_new_tokens_see_the_past_and_those_before_them_only(tiny_modern_bundle: 
 
 def test_manifest_whose_policy_has_other_slots_than_its_graph_is_refused(tiny_modern_bundle: Path) -> None:
     manifest = Bundle.open(tiny_modern_bundle).manifest
-    other = replace(manifest, policy=Policy(memory=MemoryPolicy(kv_tokens=500, answer_tokens=100)))
-    with pytest.raises(BundleError, match=r"declares the input key_0_in as float32 \[1, 2, 1024, 16\], expected"):
-        check_interface(other, "my.stc")
+    for memory_policy in (MemoryPolicy(kv_tokens=500, answer_tokens=100), MemoryPolicy(kv_tokens=5000)):
+        other = replace(manifest, policy=Policy(memory=memory_policy))
+        with pytest.raises(BundleError, match=r"declares the input key_0_in as float32 \[1, 2, 1024, 16\], expected"):
+            check_interface(other, "my.stc")
