@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _ORT_TYPES = {
     "int64": "tensor(int64)",
     "uint8": "tensor(uint8)",
 }
+
+#: Options of execution providers. TF32 is on by default, and float32 then has ten bits.
+_OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 
 class OrtBackend(HostMemory):
@@ -60,8 +64,9 @@ class OrtBackend(HostMemory):
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         path = root / graph.file
+        providers = [(name, dict(_OPTIONS.get(name, {}))) for name in self._providers]
         try:
-            session = self._ort.InferenceSession(str(path), options, providers=list(self._providers))
+            session = self._ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own untyped family
             raise _explained(error, graph, "open") from error
         _check_interface(graph, graph.inputs, session.get_inputs())

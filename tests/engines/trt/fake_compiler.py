@@ -32,7 +32,11 @@ class IBuilderConfig:
         self.made_by = made_by
         self.cache: ITimingCache | None = None
         self.builder_optimization_level = 3
+        self.flags = {FakeCompiler.BuilderFlag.TF32}
         self.progress_monitor: Any = None
+
+    def clear_flag(self, flag: Any) -> None:
+        self.flags.discard(flag)
 
     def create_timing_cache(self, data: bytes) -> ITimingCache | None:
         if data == b"null" or not self.made_by:
@@ -74,6 +78,9 @@ class FakeCompiler:
 
     class NetworkDefinitionCreationFlag:
         pass
+
+    class BuilderFlag(enum.Enum):
+        TF32 = 7
 
     class MemoryPoolType(enum.Enum):
         WORKSPACE = 0

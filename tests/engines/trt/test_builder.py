@@ -62,6 +62,20 @@ def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.Fixtu
         assert phases, graph.file
 
 
+def test_float32_is_computed_as_such(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT rounds to ten bits by default, which no golden in fp32 would pass."""
+    configs: list[Any] = []
+    create = trt.Builder.create_builder_config
+
+    def kept(builder: Any) -> Any:
+        configs.append(create(builder))
+        return configs[-1]
+
+    monkeypatch.setattr(trt.Builder, "create_builder_config", kept)
+    build_plan(trt, Recipe(str(tiny_bundle / "graphs" / "pruner.none.onnx"), ()), silent, Untimed())
+    assert [config.get_flag(trt.BuilderFlag.TF32) for config in configs] == [False]
+
+
 def test_input_without_a_profile_is_refused(tiny_bundle: Path) -> None:
     graph = read_manifest(tiny_bundle).graph("vit", "gate")
     with pytest.raises(EngineError, match=r'refuses "vit\.gate\.onnx": .*profile'):
