@@ -32,7 +32,7 @@ def answer_quiz(model: Any, wording: Wording, quiz: Quiz, *, watch: bool = True)
 def _watch(model: Any, quiz: Quiz) -> torch.Tensor:
     frames = np.stack(list(Renderer(quiz.clip).frames()))
     with torch.inference_mode():
-        return visual_tokens(model, normalised(torch.from_numpy(pixels_of(frames).copy())))
+        return visual_tokens(model, normalised(torch.from_numpy(pixels_of(frames).copy()).to(model.device)))
 
 
 def answer_tokens(model: Any, wording: Wording, tokens: torch.Tensor, questions: list[Question]) -> list[str]:

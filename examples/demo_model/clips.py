@@ -115,14 +115,14 @@ class Store:
     def _map(self, path: Path, kind: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         return np.memmap(path, kind, "r", shape=(sum(self.lengths), *shape))
 
-    def encode(self, model: Any, names: list[str], report: Callable[[int, str], None]) -> None:
-        """Add what is missing of these clips, which continue those that are there."""
+    def encode(self, model: Any, names: list[str], workers: int, report: Callable[[int, str], None]) -> None:
+        """Add what is missing of these clips, which continue those that are there; ``workers`` processes draw."""
         self._directory.mkdir(parents=True, exist_ok=True)
         todo = names[len(self) :]
-        batches = DataLoader(Clips(todo), batch_size=None, num_workers=1)
+        batches = DataLoader(Clips(todo), batch_size=None, num_workers=workers)
         for name, (pixels, answers, facts) in zip(todo, batches, strict=True):
             with torch.inference_mode():
-                tokens = visual_tokens(model, normalised(pixels)).half()
+                tokens = visual_tokens(model, normalised(pixels.to(model.device))).half().cpu()
             first = self._index[-1][1] + self._index[-1][2] if self._index else 0
             for file, values in ((self._tokens, tokens), (self._answers, answers), (self._facts, facts)):
                 _write_at(file, first * values[0].numpy().nbytes, values.numpy())

@@ -62,5 +62,5 @@ def class_weights(targets: npt.NDArray[np.signedinteger], sizes: list[int]) -> l
         counts = np.bincount(column[column >= 0], minlength=size)
         weight = np.minimum(counts.sum() / np.maximum(counts, 1) / size, _MOST)
         weight /= (weight * counts).sum() / counts.sum()
-        weights.append(torch.from_numpy(weight).float())
+        weights.append(torch.tensor(weight, dtype=torch.float32))
     return weights

@@ -135,9 +135,9 @@ def prepare(clips: list[Encoded], wording: Wording, asker: Asker, dice: Dice) ->
         pack(wording, [[len(tokens) for tokens in k] for k in kept], questions),
         [question for asked in questions for question in asked],
         torch.tensor([column for asked in drawn for _, column in asked]),
-        torch.from_numpy(np.concatenate([clip.tokens[f][tokens] for clip, f, tokens in seen])).float(),
-        torch.from_numpy(np.concatenate([clip.answers for clip in clips])),
-        torch.from_numpy(np.concatenate([clip.facts[f][tokens, 1:] for clip, f, tokens in seen])).long(),
+        torch.tensor(np.concatenate([clip.tokens[f][tokens] for clip, f, tokens in seen])).float(),
+        torch.tensor(np.concatenate([clip.answers for clip in clips])),
+        torch.tensor(np.concatenate([clip.facts[f][tokens, 1:] for clip, f, tokens in seen])).long(),
     )
 
 

@@ -92,17 +92,17 @@ class TokenHeads(torch.nn.Module):
         return total + 2 * miss.clamp(max=2).mean(), right
 
 
-def train_tower(model: Any, run: Path, steps: int, report: Callable[[int, str], None]) -> None:
-    """Train tower and projector, resuming from ``run`` if there is something."""
+def train_tower(model: Any, run: Path, steps: int, workers: int, report: Callable[[int, str], None]) -> None:
+    """Train tower and projector, resuming from ``run`` if there is something; ``workers`` processes draw."""
     heads = TokenHeads()
     parts = {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector, "heads": heads}
     optimizers = make_optimizers(list(parts.values()), RATE)
     done = load_run(run, parts, optimizers)
     data = Stills("train", done * SCENES, (steps - done) * SCENES)
-    for step, (pixels, labels, offsets) in enumerate(DataLoader(data, SCENES, num_workers=1), done):
+    for step, batch in enumerate(DataLoader(data, SCENES, num_workers=workers), done):
         set_rate(optimizers, RATE, step, steps)
-        tokens = visual_tokens(model, normalised(pixels.flatten(0, 1)))
-        loss, right = heads.losses(tokens, labels.flatten(0, 1), offsets.flatten(0, 1))
+        pixels, labels, offsets = (part.to(model.device).flatten(0, 1) for part in batch)
+        loss, right = heads.losses(visual_tokens(model, normalised(pixels)), labels, offsets)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()

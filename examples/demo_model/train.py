@@ -19,6 +19,7 @@ from shape import DIMS, new_model
 from state_io import load_run
 from tower import TokenHeads, train_tower
 
+from stc_engines.detect import count_cores
 from stc_export.demo.checkpoint import save_checkpoint
 from stc_export.demo.tokenizer import build_tokenizer
 from stc_export.world.questions import GROUPS
@@ -36,27 +37,29 @@ def main(
     tower_steps: Annotated[int, typer.Option(help="Steps of the first stage, of 64 frames.")] = 800,
     clips: Annotated[int, typer.Option(help="Training clips of the second stage.")] = 2200,
     language_steps: Annotated[int, typer.Option(help="Steps of the second stage: of 4 clips, at the end of 8.")] = 2400,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
     """Tower on single frames, then the LLM on the tower's tokens; then write the checkpoint."""
+    threads = count_cores()
+    workers = max(threads - 1, 1)  # that draw
     torch.set_num_threads(threads)
-    model = new_model()
-    with bar("tower", tower_steps) as report:
-        train_tower(model, run / "tower", tower_steps, report)
-    names = [f"train/{number}" for number in range(clips)]
+    model = new_model().to(device)
     store, held_out = Store(run / "train"), Store(run / "validation")
-    model.eval()
-    torch.set_num_threads(max(threads - 1, 1))  # one draws
-    with bar("encode", clips) as report:
-        store.encode(model, names, report)
-    quizzes = validation_set()
-    with bar("encode validation", len(quizzes)) as report:
-        held_out.encode(model, [quiz.clip.name for quiz in quizzes], report)
-    torch.set_num_threads(threads)
-    with bar("language", language_steps) as report:
-        train_language(model, store, run / "language", language_steps, report)
-    typer.echo(validate(model, held_out))
-    save_checkpoint(model.half(), out, DIMS)
+    with torch.device(device):  # what is made on the way
+        with bar("tower", tower_steps) as report:
+            train_tower(model, run / "tower", tower_steps, workers, report)
+        model.eval()
+        torch.set_num_threads(workers)
+        with bar("encode", clips) as report:
+            store.encode(model, [f"train/{number}" for number in range(clips)], workers, report)
+        quizzes = validation_set()
+        with bar("encode validation", len(quizzes)) as report:
+            held_out.encode(model, [quiz.clip.name for quiz in quizzes], workers, report)
+        torch.set_num_threads(threads)
+        with bar("language", language_steps) as report:
+            train_language(model, store, run / "language", language_steps, report)
+        typer.echo(validate(model, held_out))
+    save_checkpoint(model.half().cpu(), out, DIMS)
 
 
 def load_trained(run: Path) -> Any:
@@ -74,7 +77,7 @@ def validate(model: Any, store: Store) -> str:
     wording = Wording(build_tokenizer())
     right, asked = Counter[str](), Counter[str]()
     for number, quiz in enumerate(validation_set()):
-        tokens = torch.from_numpy(store[number].tokens).float()
+        tokens = torch.from_numpy(store[number].tokens).to(model.device).float()
         for question, letter in zip(
             quiz.questions, answer_tokens(model, wording, tokens, list(quiz.questions)), strict=True
         ):
