@@ -90,6 +90,6 @@ def _whole(path: Path, manifest: Manifest, target: Target) -> list[Finding]:
     fit = fit_bundle(path, target)
     if fit.fits is False and fit.room_bytes is not None:
         problem = f"A session needs {fit.session_bytes:,} bytes, {target.name} has room for {fit.room_bytes:,}."
-        fix = "Use a smaller precision, model or memory.max_tokens (stc-export targets --fit shows where it fits)."
+        fix = "Use a smaller precision, model or memory.kv_tokens (stc-export targets --fit shows where it fits)."
         findings.append(Finding("error", "memory", "", "", "", "", problem, fix))
     return findings
