@@ -18,6 +18,7 @@ class PrunerHistory:
     * ``window``: the last W entries in a ring, each weighted ``1 / count`` of those there are.
     * ``mean``: the mean of all n entries, weighted ``n / (n + 1)``; the graph gives the current frame the remaining
       ``1 / (n + 1)``, because the released STC code appends a frame to its history before scoring it.
+    * ``last``: the last entry, with weight 1: a window of one row, whatever the policy's W is.
     * ``none``: nothing; the graph has no history inputs.
 
     Before the first entry all weights are zero.
@@ -30,7 +31,7 @@ class PrunerHistory:
             entry: Kind of history and width E of an entry.
             window: W; used by ``window`` only.
         """
-        rows = {"none": 0, "mean": 1, "window": window}[entry.history]
+        rows = {"none": 0, "mean": 1, "window": window, "last": 1}[entry.history]
         self._kind = entry.history
         self._rows = np.zeros((rows, entry.history_width), np.float32)
         self._weights = np.zeros(rows, np.float32)
@@ -67,10 +68,10 @@ class PrunerHistory:
             return
         if entry.shape != self._rows.shape[1:]:
             raise ValueError(f"history entry has shape {entry.shape}, expected {self._rows.shape[1:]}")
-        if self._kind == "window":
-            self._push_window(entry)
-        else:
+        if self._kind == "mean":
             self._push_mean(entry)
+        else:
+            self._push_window(entry)
         self._entries += 1
 
     def reset(self) -> None:

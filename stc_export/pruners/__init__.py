@@ -13,10 +13,14 @@ from typing import Literal
 
 import torch
 
+from stc_export.pruners.evs import Evs
 from stc_export.pruners.none import KeepAll
 from stc_export.pruners.random import Random
 from stc_export.pruners.stc_dual_anchor import StcDualAnchor
 from stc_export.pruners.stc_gaussian import StcGaussian, selected_channels
+from stc_export.pruners.stride import Stride
+from stc_export.pruners.vcast import VCast
+from stc_export.pruners.vidcom2 import VidCom2
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import HistoryKind
@@ -33,7 +37,7 @@ class PrunerMethod:
         name: Name in policies and manifests, and variant of its graph.
         factory: Makes the module for a model.
         history: What the host keeps: see :class:`stc_export.spec.manifest.PrunerEntry`.
-        history_width: E, elements of one history entry, for token width D; 0 without history.
+        history_width: E, elements of one history entry, for a model; 0 without history.
         inputs: Graph inputs in the order of ``forward`` after ``tokens``: ``history`` float32 [W, E],
             ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K].
         outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
@@ -42,7 +46,7 @@ class PrunerMethod:
     name: str
     factory: Callable[[ModelDims], torch.nn.Module]
     history: HistoryKind
-    history_width: Callable[[int], int]
+    history_width: Callable[[ModelDims], int]
     inputs: tuple[PrunerInput, ...]
     outputs: tuple[PrunerOutput, ...]
 
@@ -52,7 +56,7 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         name="none",
         factory=lambda _dims: KeepAll(),
         history="none",
-        history_width=lambda _width: 0,
+        history_width=lambda _dims: 0,
         inputs=(),
         outputs=("visual_tokens", "kept_indices"),
     ),
@@ -60,7 +64,7 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         name="random",
         factory=lambda _dims: Random(),
         history="none",
-        history_width=lambda _width: 0,
+        history_width=lambda _dims: 0,
         inputs=("noise", "carrier"),
         outputs=("visual_tokens", "kept_indices"),
     ),
@@ -68,7 +72,7 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         name="stc_gaussian",
         factory=lambda dims: StcGaussian(dims.text.width),
         history="mean",
-        history_width=selected_channels,
+        history_width=lambda dims: selected_channels(dims.text.width),
         inputs=("history", "history_weights", "carrier"),
         outputs=("visual_tokens", "kept_indices", "history_entry"),
     ),
@@ -76,8 +80,40 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         name="stc_dual_anchor",
         factory=lambda _dims: StcDualAnchor(),
         history="window",
-        history_width=lambda width: width,
+        history_width=lambda dims: dims.text.width,
         inputs=("history", "history_weights", "alpha", "carrier"),
+        outputs=("visual_tokens", "kept_indices", "history_entry"),
+    ),
+    PrunerMethod(
+        name="stride",
+        factory=lambda _dims: Stride(),
+        history="none",
+        history_width=lambda _dims: 0,
+        inputs=("carrier",),
+        outputs=("visual_tokens", "kept_indices"),
+    ),
+    PrunerMethod(
+        name="vidcom2",
+        factory=lambda _dims: VidCom2(),
+        history="window",
+        history_width=lambda dims: dims.text.width,
+        inputs=("history", "history_weights", "carrier"),
+        outputs=("visual_tokens", "kept_indices", "history_entry"),
+    ),
+    PrunerMethod(
+        name="vcast",
+        factory=lambda _dims: VCast(),
+        history="none",
+        history_width=lambda _dims: 0,
+        inputs=("carrier",),
+        outputs=("visual_tokens", "kept_indices"),
+    ),
+    PrunerMethod(
+        name="evs",
+        factory=lambda _dims: Evs(),
+        history="last",
+        history_width=lambda dims: dims.vision.visual_tokens * dims.text.width,
+        inputs=("history", "history_weights", "carrier"),
         outputs=("visual_tokens", "kept_indices", "history_entry"),
     ),
 )

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from stc_export.pruners.cosine import cosine
 from stc_export.pruners.ranking import keep_lowest
-
-#: Norms below this count as this, so that a cosine with a zero vector is 0.
-EPS = 1e-8
 
 
 class StcDualAnchor(torch.nn.Module):
@@ -20,8 +18,7 @@ class StcDualAnchor(torch.nn.Module):
     of the history. Without history ``a_t`` is zero and its cosine 0 for all tokens: the spatial term alone ranks. (With
     ``alpha`` = 1 nothing ranks the first frame, and it keeps its first K tokens.)
 
-    Everything is computed in float32. Sums of products are written as such, not as MatMul, because backends may run a
-    float32 MatMul in TF32.
+    Everything is computed in float32.
     """
 
     def forward(
@@ -48,12 +45,6 @@ class StcDualAnchor(torch.nn.Module):
         z = tokens.to(torch.float32)
         spatial = z.mean(dim=0)
         temporal = (history_weights.unsqueeze(1) * history).sum(dim=0)
-        score = alpha * (1.0 - _cosine(z, temporal)) + (1.0 - alpha) * (1.0 - _cosine(z, spatial))
+        score = alpha * (1.0 - cosine(z, temporal)) + (1.0 - alpha) * (1.0 - cosine(z, spatial))
         kept = keep_lowest(-score, carrier)
         return tokens.index_select(0, kept), kept, spatial
-
-
-def _cosine(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    norms = (rows * rows).sum(dim=1).sqrt().clamp_min(EPS)
-    norm = (vector * vector).sum().sqrt().clamp_min(EPS)
-    return (rows * vector).sum(dim=1) / (norms * norm)

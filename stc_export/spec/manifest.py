@@ -33,7 +33,7 @@ Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "int64", "uint8"]
 Precision = Literal["fp32", "fp16"]
 Flavour = Literal["base", "modern"]
-HistoryKind = Literal["none", "window", "mean"]
+HistoryKind = Literal["none", "window", "mean", "last"]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
@@ -107,7 +107,8 @@ class PrunerEntry:
 
     Attributes:
         method: Name of the method and variant of its graph.
-        history: ``none``; ``window``: the last W entries; ``mean``: the running mean of all entries.
+        history: ``none``; ``window``: the last W entries; ``mean``: the running mean of all entries; ``last``: that
+            of the previous frame.
         history_width: Elements of one entry (0 without history).
     """
 

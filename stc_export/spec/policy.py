@@ -76,7 +76,7 @@ class PrunerPolicy:
         method: A pruner graph of the bundle: ``none``, ``random``, ``stc_gaussian``, ``stc_dual_anchor``, ...
         keep: K / M, the share of a frame's visual tokens that is kept. In (0, 1].
         alpha: Weight of the temporal against the spatial anchor (``stc_dual_anchor``). In [0, 1].
-        history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor``). At least 1.
+        history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor`` and ``vidcom2``). At least 1.
         seed: Start of the sequence of random numbers (``random``). At least 0.
     """
 

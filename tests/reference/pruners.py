@@ -7,7 +7,9 @@ Nothing here is shared with the graphs: sorting is ``numpy.argsort``, state is a
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,10 +107,79 @@ def kernels(rows: Array, centre: Array) -> Array:
     return sum((np.exp(-squared / (2 * a)) for a in (1 / 8, 1 / 4, 1 / 2, 1, 2)), np.zeros(len(rows)))
 
 
-#: ``REFERENCES[method](window, alpha)`` starts a stream; only ``stc_dual_anchor`` uses the two.
+class Even:
+    """``stride``: the token that holds the middle of each of K equal stretches of 0..M."""
+
+    def __init__(self) -> None:
+        self.scores = np.zeros(0)
+
+    def step(self, tokens: Array, keep: int) -> NDArray[np.int64]:
+        stretch = Fraction(len(tokens), keep)
+        return np.array([math.floor((j + Fraction(1, 2)) * stretch) for j in range(keep)])
+
+
+class VidCom2:
+    """``vidcom2``: section 3 of arXiv 2505.14454 on the clip of the last W + 1 frames, without its frame budgets.
+
+    u(z) = -cos(z, mean of all tokens of the clip) - cos(z, mean of the frame's tokens), the highest are kept.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.clip: deque[Array] = deque(maxlen=window + 1)
+        self.scores = np.zeros(0)
+
+    def step(self, tokens: Array, keep: int) -> NDArray[np.int64]:
+        z = np.asarray(tokens, dtype=np.float64)
+        self.clip.append(z)
+        unique = -cosine(z, np.concatenate(list(self.clip)).mean(axis=0)) - cosine(z, z.mean(axis=0))
+        self.scores = -unique
+        return lowest(self.scores, keep)
+
+
+class Cast:
+    """``vcast``: the score ("hybrid") of ``_v_cast_compress_frames`` in xinyouu/V-CAST for one frame, K given.
+
+    1 - cos(z, the frame's mean scaled to length 1) + the norm of z, scaled to 0..1 within the frame; highest are kept.
+    """
+
+    def __init__(self) -> None:
+        self.scores = np.zeros(0)
+
+    def step(self, tokens: Array, keep: int) -> NDArray[np.int64]:
+        z = np.asarray(tokens, dtype=np.float64)
+        norms = np.linalg.norm(z, axis=1)
+        self.scores = -(1 - cosine(z, unit(z.mean(axis=0))) + (norms - norms.min()) / (np.ptp(norms) + 1e-6))
+        return lowest(self.scores, keep)
+
+
+class Evs:
+    """``evs``: ``compute_retention_mask`` of vLLM (``vllm/multimodal/evs.py``) with one frame per call and K given.
+
+    The dissimilarity 1 - cos(token, token at the same place one frame earlier), 255 in the first frame; the highest
+    are kept, in stable order. DTD of arXiv 2504.17343 drops by a threshold of the same cosine.
+    """
+
+    def __init__(self) -> None:
+        self.previous: Array | None = None
+        self.scores = np.zeros(0)
+
+    def step(self, tokens: Array, keep: int) -> NDArray[np.int64]:
+        z = np.asarray(tokens, dtype=np.float64)
+        self.scores = np.full(len(z), -255.0)
+        if self.previous is not None:
+            self.scores = -(1 - (unit(z) * unit(self.previous)).sum(axis=1))
+        self.previous = z
+        return lowest(self.scores, keep)
+
+
+#: ``REFERENCES[method](window, alpha)`` starts a stream; ``stc_dual_anchor`` uses both, ``vidcom2`` the window.
 REFERENCES = {
     "none": lambda window, alpha: KeepAll(),
     "random": lambda window, alpha: Chance(),
     "stc_dual_anchor": DualAnchor,
     "stc_gaussian": lambda window, alpha: Gaussian(),
+    "stride": lambda window, alpha: Even(),
+    "vidcom2": lambda window, alpha: VidCom2(window),
+    "vcast": lambda window, alpha: Cast(),
+    "evs": lambda window, alpha: Evs(),
 }

@@ -37,6 +37,16 @@ def test_window_any_stream_weighted_sum_is_mean_of_last_entries(pushed: list[np.
         np.testing.assert_allclose(weights, [1 / len(last)] * len(last) + [0] * (window - len(last)), rtol=1e-6)
 
 
+@given(entries, st.integers(1, 6))
+def test_last_any_stream_is_the_last_entry_whatever_the_window(pushed: list[np.ndarray], window: int) -> None:
+    state = history("last", window)
+    for entry in pushed:
+        state.push(entry)
+        inputs = state.inputs()
+        assert inputs["history"].tolist() == [entry.tolist()]
+        assert inputs["history_weights"].tolist() == [1.0]
+
+
 @given(entries)
 def test_mean_any_stream_is_mean_of_all_and_leaves_current_frame_its_share(pushed: list[np.ndarray]) -> None:
     state = history("mean")
@@ -59,7 +69,7 @@ def test_mean_long_stream_does_not_drift() -> None:
     np.testing.assert_array_equal(state.inputs()["history"][0], expected)
 
 
-@pytest.mark.parametrize("kind", ["window", "mean"])
+@pytest.mark.parametrize("kind", ["window", "mean", "last"])
 def test_inputs_before_first_entry_all_zero(kind: str) -> None:
     assert not any(array.any() for array in history(kind).inputs().values())
 
@@ -71,7 +81,7 @@ def test_none_has_no_inputs_and_takes_no_memory() -> None:
     assert state.nbytes == 0
 
 
-@pytest.mark.parametrize("kind", ["window", "mean"])
+@pytest.mark.parametrize("kind", ["window", "mean", "last"])
 def test_reset_equals_new(kind: str) -> None:
     state = history(kind)
     for value in range(7):
@@ -86,7 +96,10 @@ def test_reset_equals_new(kind: str) -> None:
     assert state.entries == 2
 
 
-@pytest.mark.parametrize(("kind", "nbytes"), [("window", 4 * WIDTH * 4 + 4 * 4), ("mean", WIDTH * 4 + 4 + WIDTH * 8)])
+@pytest.mark.parametrize(
+    ("kind", "nbytes"),
+    [("window", 4 * WIDTH * 4 + 4 * 4), ("mean", WIDTH * 4 + 4 + WIDTH * 8), ("last", WIDTH * 4 + 4)],
+)
 def test_nbytes_and_addresses_constant_for_life(kind: str, nbytes: int) -> None:
     state = history(kind)
     addresses = [array.ctypes.data for array in state.inputs().values()]
@@ -97,7 +110,7 @@ def test_nbytes_and_addresses_constant_for_life(kind: str, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, WIDTH), (WIDTH + 1,)])
-@pytest.mark.parametrize("kind", ["window", "mean"])
+@pytest.mark.parametrize("kind", ["window", "mean", "last"])
 def test_push_other_shape_refused(kind: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected \\(3,\\)"):
         history(kind).push(np.ones(shape, np.float32))

@@ -32,7 +32,7 @@ def test_visual_tokens_without_compression_equal_transformers(pair: Pair) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["none", "random", "stc_dual_anchor", "stc_gaussian"])
+@pytest.mark.parametrize("method", sorted(REFERENCES))
 def test_stream_keeps_what_the_reference_keeps_of_transformers_tokens(tiny_pair: Pair, method: str) -> None:
     policy = Policy(GatePolicy(mode="off"), pruner=PrunerPolicy(method=method, keep=0.4, alpha=0.3, history=4))
     kept = 9 if method == "none" else 3
@@ -113,7 +113,7 @@ def test_kept_tokens_any_share_is_the_whole_part_of_the_product_and_at_least_one
 def test_history_bytes_are_those_of_the_window(tiny_model: Model) -> None:
     used = {
         method: FramePruner(tiny_model, Policy(pruner=PrunerPolicy(method=method, history=16))).nbytes
-        for method in ("none", "random", "stc_dual_anchor", "stc_gaussian")
+        for method in REFERENCES
     }
     # Rows and weights in float32; the mean keeps its sum in float64 beside.
     assert used == {
@@ -121,12 +121,17 @@ def test_history_bytes_are_those_of_the_window(tiny_model: Model) -> None:
         "random": 0,
         "stc_dual_anchor": 16 * (48 + 1) * 4,
         "stc_gaussian": (24 + 1) * 4 + 24 * 8,
+        "stride": 0,
+        "vidcom2": 16 * (48 + 1) * 4,
+        "vcast": 0,
+        "evs": (9 * 48 + 1) * 4,
     }
 
 
 def test_method_that_the_bundle_lacks_raises_and_names_those_it_has(tiny_model: Model) -> None:
     with pytest.raises(BundleError) as caught:
-        StreamSession(tiny_model, Policy(pruner=PrunerPolicy(method="vidcom2")))
+        StreamSession(tiny_model, Policy(pruner=PrunerPolicy(method="fastv")))
     assert caught.value.problem == (
-        'The bundle has no pruner graph "vidcom2"; it has: none, random, stc_gaussian, stc_dual_anchor.'
+        'The bundle has no pruner graph "fastv"; '
+        "it has: none, random, stc_gaussian, stc_dual_anchor, stride, vidcom2, vcast, evs."
     )

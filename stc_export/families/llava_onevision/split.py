@@ -40,7 +40,7 @@ def split_model(config: LlavaConfig, form: GraphForm, pixels: Pixels) -> SplitMo
         ),
         weights=weight_files(config, form.dtype, pixels),
         tables=(TableDef("embed", "embed"), TableDef("newline", "newline")),
-        pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims.text.width)) for row in PRUNERS),
+        pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims)) for row in PRUNERS),
     )
 
 
@@ -106,7 +106,7 @@ def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection
 def pruner_graph(config: LlavaConfig, form: GraphForm, row: PrunerMethod) -> GraphDef:
     """``pruner`` with one method."""
     visual_tokens = config.dims.vision.visual_tokens
-    interface = pruner_interface(config.dims, form.dtype, row.history_width(config.dims.text.width), row.inputs)
+    interface = pruner_interface(config.dims, form.dtype, row.history_width(config.dims), row.inputs)
     used = {letter for spec in interface.inputs for letter in spec.shape}
     dims = {"K": DimRange(1, visual_tokens, max(2, visual_tokens // 3)), "W": DimRange(1, 4096, 3)}
     return GraphDef(

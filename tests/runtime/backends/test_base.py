@@ -32,6 +32,7 @@ BACKENDS: dict[str, Callable[[Bundle, Path], Backend]] = {
 GRAPHS = [
     *(("cacher_gate", "default"), ("vit", "gate"), ("vit", "per_layer"), ("vit", "shared"), ("llm", "default")),
     *(("pruner", "none"), ("pruner", "random"), ("pruner", "stc_gaussian"), ("pruner", "stc_dual_anchor")),
+    *(("pruner", "stride"), ("pruner", "vidcom2"), ("pruner", "vcast"), ("pruner", "evs")),
 ]
 LETTERS = {"R": 6, "K": 4, "W": 3, "S": 5, "P": 7}
 

@@ -80,6 +80,10 @@ def test_bundle_has_every_role_and_variant(manifest: Manifest) -> None:
         ("pruner", "random"),
         ("pruner", "stc_gaussian"),
         ("pruner", "stc_dual_anchor"),
+        ("pruner", "stride"),
+        ("pruner", "vidcom2"),
+        ("pruner", "vcast"),
+        ("pruner", "evs"),
         ("llm", "default"),
     ]
 
@@ -111,6 +115,10 @@ def test_only_the_declared_dimensions_are_dynamic(manifest: Manifest) -> None:
         ("pruner", "random"): {"K"},
         ("pruner", "stc_gaussian"): {"K", "W"},
         ("pruner", "stc_dual_anchor"): {"K", "W"},
+        ("pruner", "stride"): {"K"},
+        ("pruner", "vidcom2"): {"K", "W"},
+        ("pruner", "vcast"): {"K"},
+        ("pruner", "evs"): {"K", "W"},
         ("llm", "default"): {"P", "S"},
     }
 
@@ -188,6 +196,10 @@ def test_topk_counts_are_the_length_of_the_carrier_or_constant(bundle: Path) -> 
         ("pruner", "random"): ["carrier", "carrier"],
         ("pruner", "stc_gaussian"): [24, "carrier", "carrier"],  # half of the 48 channels
         ("pruner", "stc_dual_anchor"): ["carrier", "carrier"],
+        ("pruner", "stride"): [],
+        ("pruner", "vidcom2"): ["carrier", "carrier"],
+        ("pruner", "vcast"): ["carrier", "carrier"],
+        ("pruner", "evs"): ["carrier", "carrier"],
         ("llm", "default"): [],
     }
 

@@ -93,7 +93,10 @@ def test_parity_covers_every_graph_and_pass(request: pytest.FixtureRequest, fixt
         "graphs/pruner.none.onnx": [full],
         "graphs/pruner.random.onnx": [full, third],
         "graphs/pruner.stc_gaussian.onnx": [full, third],
-        "graphs/pruner.stc_dual_anchor.onnx": [full, third],
+        **{
+            f"graphs/pruner.{method}.onnx": [full, third]
+            for method in ("stc_dual_anchor", "stride", "vidcom2", "vcast", "evs")
+        },
         "graphs/llm.onnx": [("prefill", "transformers", text), ("decode", "transformers", text)],
     }
     found: dict[str, list[tuple[str, str, str]]] = {}

@@ -137,7 +137,8 @@ def test_policy_with_an_unknown_method_names_the_nearest(tiny_checkpoint: Path, 
     error = refusal(tiny_checkpoint, policy=policy, out=tmp_path / "x.stc")
     assert isinstance(error, UnsupportedError)
     assert error.problem == 'The policy asks for the pruning method "stc_dual".'
-    assert error.fix == 'Did you mean "stc_dual_anchor"? Known: none, random, stc_gaussian, stc_dual_anchor.'
+    known = "none, random, stc_gaussian, stc_dual_anchor, stride, vidcom2, vcast, evs"
+    assert error.fix == f'Did you mean "stc_dual_anchor"? Known: {known}.'
 
 
 def test_policy_that_the_model_cannot_hold_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,6 +1,13 @@
 """Random streams, and the host's side of a pruner: what a session keeps between two frames."""
 
+from types import SimpleNamespace
+
 import numpy as np
+
+
+def dims_of(tokens, width):
+    """The sizes of a model that methods ask for: M and D."""
+    return SimpleNamespace(vision=SimpleNamespace(visual_tokens=tokens), text=SimpleNamespace(width=width))
 
 
 def frames(count, tokens, width, seed):
@@ -51,14 +58,28 @@ class Mean:
         self.history += (entry - self.history) / self.pushed
 
 
-HOSTS = {"window": Window, "mean": Mean}
+class Last(Window):
+    """History kind ``last``: a window of one, however many rows are asked for."""
+
+    def __init__(self, width, rows):
+        del rows
+        super().__init__(width, 1)
+
+
+class Nothing(Window):
+    """History kind ``none``."""
+
+    def push(self, entry):
+        raise AssertionError("nothing is remembered")
+
+
+HOSTS = {"window": Window, "mean": Mean, "last": Last, "none": Nothing}
 
 
 def feed(method, host, alpha, keep, noise=None):
     """The graph inputs of a method as numpy arrays by name."""
     known = {"carrier": np.zeros(keep, dtype=np.int64), "alpha": np.array([alpha], dtype=np.float32), "noise": noise}
-    if host is not None:
-        known |= {"history": host.history, "history_weights": host.weights}
+    known |= {"history": host.history, "history_weights": host.weights}
     return {name: known[name] for name in method.inputs}
 
 
