@@ -58,7 +58,7 @@ def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
         StcError: Bundle, task, sweep, policy or folder cannot be used, or the target cannot run here.
     """
     load_before = load_average()
-    job = _prepare(request)
+    job = _prepare(request, progress)
     with open_rows(request.report, job.plan) as rows:
         done = _run(job, rows, progress)
     result = _result(job, done, load_before)
@@ -68,7 +68,7 @@ def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
     return result
 
 
-def _prepare(request: ValidateRequest) -> _Job:
+def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
     if importlib.util.find_spec("scipy") is None:  # needed at the end only, which is hours later
         raise MissingDependencyError(
             "validate needs the Python package scipy.", 'Run pip install "stc-export[validate]".'
@@ -78,9 +78,14 @@ def _prepare(request: ValidateRequest) -> _Job:
     model = Model.open(request.bundle, open_backend(request.bundle, 1))
     settings = make_settings(request.policy or model.manifest.policy, axes)
     _check_count(settings, request.max_runs)
-    for setting in settings:
-        StreamSession(model, setting.policy).close()  # what does not fit the bundle is told before hours have passed
-    quizzes = task.read(request.limit)
+    with progress.stage("settings", len(settings), "settings") as advance:
+        for setting in settings:
+            StreamSession(
+                model, setting.policy
+            ).close()  # what does not fit the bundle is told before hours have passed
+            advance(1)
+    with progress.stage("questions"):
+        quizzes = task.read(request.limit)
     digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
     plan = Plan("stc.validate-plan/1", digest, task.name, len(quizzes), read_cpu_model(), settings)
     return _Job(request, plan, quizzes, model.manifest, request.jobs or count_cores())

@@ -34,6 +34,7 @@ def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[Cli
         work=work,
         computed=_share(work.vit_recomputed, work.vit_tokens),
         kept=_share(work.kept_tokens, work.visual_tokens),
+        frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
         latency_ms=_latencies(clips),
     )
 
@@ -71,6 +72,10 @@ def _of(answers: Sequence[Answered], group: str) -> list[Answered]:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return round(sum(samples) / len(samples), 3) if samples else 0.0
 
 
 def _latencies(clips: Sequence[ClipOutcome]) -> ValidateLatencies:

@@ -14,7 +14,7 @@ GROUP_HEADER = ("setting", "group", "n", "right", "against off", "p", "verdict")
 def setting_cells(row: SettingScore) -> tuple[str, ...]:
     """Return a setting's row: accuracy, difference to the baseline, cost."""
     gain, p, verdict = _comparison(row.overall.against_off)
-    cost = (f"{row.computed:.0%}", f"{row.kept:.0%}", f"{row.latency_ms.frame.p50:.1f}")
+    cost = (f"{row.computed:.0%}", f"{row.kept:.0%}", f"{row.frame_mean_ms:.1f}")
     return (row.name, share_text(row.overall.accuracy), gain, p, *cost, verdict)
 
 

@@ -86,6 +86,7 @@ class SettingScore:
         work: What it cost, summed over all clips.
         computed: Share of the ViT's tokens that were computed.
         kept: Share of the visual tokens that reached the LLM.
+        frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
     """
 
@@ -96,6 +97,7 @@ class SettingScore:
     work: Work
     computed: float
     kept: float
+    frame_mean_ms: float
     latency_ms: ValidateLatencies
 
 

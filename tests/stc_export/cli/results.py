@@ -61,7 +61,7 @@ _WORSE = v.Comparison(Interval(-0.25, -0.5, -0.125, 16), 0.125, "worse")
 def scored(name: str, right: float, against: v.Comparison | None) -> v.SettingScore:
     """One setting with one group of questions."""
     overall = v.GroupScore("all", Interval(right, right - 0.25, min(right + 0.25, 1.0), 16), against)
-    return v.SettingScore(name, Policy(), overall, (replace(overall, name="detail"),), _WORK, 1.0, 0.28, _TIMES)
+    return v.SettingScore(name, Policy(), overall, (replace(overall, name="detail"),), _WORK, 1.0, 0.28, 12.5, _TIMES)
 
 
 VALIDATED = v.ValidateResult(
