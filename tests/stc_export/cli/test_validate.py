@@ -80,3 +80,11 @@ def test_validate_refuses_before_anything_runs(
     assert main(["validate", str(tiny_bundle), "--task", "demo", "--report", str(out), "--limit", "1", *flags]) == 2
     assert f"error: {told}" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_validate_without_scipy_says_which_extra_has_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(COMMAND) == 3
+    assert 'fix: Run pip install "stc-export[validate]".' in capsys.readouterr().err

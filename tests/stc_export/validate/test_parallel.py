@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stc_export.spec.errors import BundleError
+from stc_export.spec.errors import BundleError, ResourceError
 from stc_export.spec.policy import Policy, PrunerPolicy
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.types import Setting
@@ -38,3 +40,13 @@ def test_the_error_of_a_process_is_raised_here(tiny_bundle: Path) -> None:
     missing = Setting("missing", Policy(pruner=PrunerPolicy(method="missing")))
     with pytest.raises(BundleError, match='no pruner graph "missing"'):
         run_parts(tiny_bundle, [Part(missing, (QUIZ,))], 1, lambda _: None)
+
+
+def test_a_killed_process_is_told_with_what_to_do(tiny_bundle: Path) -> None:
+    def kill(_: object) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(ResourceError, match=f"ended by signal {signal.SIGKILL:d}.* fewer --jobs"):
+        run_parts(tiny_bundle, [Part(A_SETTING, (QUIZ,) * 500)], 1, kill)
+    assert multiprocessing.active_children() == []
