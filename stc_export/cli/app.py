@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from stc_export import __version__
-from stc_export.cli import bench, build, check, doctor, inspect, run, seal, targets
+from stc_export.cli import bench, build, check, doctor, inspect, run, seal, targets, validate
 from stc_export.cli.errors import INTERRUPTED
 from stc_export.cli.output import tell, write
 from stc_export.cli.text import one_line
@@ -25,6 +25,7 @@ _COMMANDS: Commands = (
     ("build", build.build, build.EXAMPLE),
     ("run", run.run, run.EXAMPLE),
     ("bench", bench.bench, bench.EXAMPLE),
+    ("validate", validate.validate, validate.EXAMPLE),
     ("inspect", inspect.inspect, inspect.EXAMPLE),
     ("check", check.check, check.EXAMPLE),
     ("seal", seal.seal, seal.EXAMPLE),

@@ -10,7 +10,14 @@ from stc_export.spec.errors import MissingDependencyError, ResourceError, StcErr
 INTERRUPTED = 130
 
 _OWN_PACKAGES = frozenset({"stc_export", "stc_engines", "stc_runtime", "stc_calib"})
-_EXTRA_OF_MODULE = {"av": "video", "tokenizers": "text", "onnxruntime": "ort", "typer": "cli", "rich": "cli"}
+_EXTRA_OF_MODULE = {
+    "av": "video",
+    "tokenizers": "text",
+    "onnxruntime": "ort",
+    "typer": "cli",
+    "rich": "cli",
+    "scipy": "validate",
+}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

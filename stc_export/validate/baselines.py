@@ -29,7 +29,8 @@ def blind_prior(seen: Sequence[Quiz], asked: Sequence[Quiz]) -> list[Answered]:
     return [answered(quiz, place, best(q)) for quiz in asked for place, q in enumerate(quiz.questions)]
 
 
-def answered(quiz: Quiz, place: int, given: str) -> Answered:
-    """Return the record of an answer to question number ``place`` of a quiz."""
+def answered(quiz: Quiz, place: int, text: str) -> Answered:
+    """Return the record of an answer to question number ``place`` of a quiz; its first character is what was given."""
     question = quiz.questions[place]
-    return Answered(quiz.clip.name, place, question.template, question.group, question.letter, given)
+    given = text.strip()[:1]
+    return Answered(quiz.clip.name, place, question.template, question.group, question.letter, given, text)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from stc_export.spec.policy import Policy
 from stc_export.spec.progress import Progress
-from stc_export.spec.report import FrameReport
+from stc_export.spec.report import AnswerPiece, FrameReport
 from stc_export.validate.baselines import answered
-from stc_export.validate.types import Answered, Outcome, Work
-from stc_export.world.questions import Question
+from stc_export.validate.types import Answered, ClipOutcome, Outcome, StageTimes, Work, total_work
 from stc_export.world.render import Renderer
 from stc_export.world.splits import Quiz
 from stc_runtime.backends.base import Backend
@@ -36,32 +35,56 @@ def run_quizzes(
     Raises:
         StcError: The bundle cannot be used, or not with this policy.
     """
-    answers: list[Answered] = []
-    reports: list[FrameReport] = []
     model = Model.open(bundle, backend)
+    clips: list[ClipOutcome] = []
     with StreamSession(model, policy) as session, progress.stage("clips", len(quizzes), "clips") as advance:
         for quiz in quizzes:
-            session.reset()
-            _stream(session, quiz, answers, reports)
+            clips.append(watch_quiz(session, quiz))
             advance(1)
-    return Outcome(tuple(answers), _work(reports, model.manifest.dims.vision.tokens))
+    return Outcome(tuple(answer for clip in clips for answer in clip.answers), total_work(clip.work for clip in clips))
 
 
-def _stream(session: StreamSession, quiz: Quiz, answers: list[Answered], reports: list[FrameReport]) -> None:
+def watch_quiz(session: StreamSession, quiz: Quiz) -> ClipOutcome:
+    """Stream one clip from the start of a session and ask its questions.
+
+    Args:
+        session: Any session; it is reset first.
+        quiz: Clip with its questions.
+    """
+    session.reset()
+    frames: list[FrameReport] = []
+    asked: list[tuple[AnswerPiece, ...]] = []
+    answers: list[Answered] = []
     for number, frame in enumerate(Renderer(quiz.clip).frames()):
-        reports.append(session.push(frame, number / quiz.clip.fps))
+        frames.append(session.push(frame, number / quiz.clip.fps))
         for place, question in enumerate(quiz.questions):
             if question.frame == number:
-                answers.append(answered(quiz, place, _ask(session, question)))
+                asked.append(tuple(session.ask(question.prompt, max_tokens=_ANSWER_TOKENS)))
+                answers.append(answered(quiz, place, "".join(piece.text for piece in asked[-1])))
+    work = _work(frames, session.manifest.dims.vision.tokens)
+    return ClipOutcome(quiz.clip.name, tuple(answers), work, _times(frames, asked))
 
 
-def _ask(session: StreamSession, question: Question) -> str:
-    text = "".join(piece.text for piece in session.ask(question.prompt, max_tokens=_ANSWER_TOKENS))
-    return text.strip()[:1]
+def _times(frames: Sequence[FrameReport], asked: Iterable[tuple[AnswerPiece, ...]]) -> StageTimes:
+    encoded = [report for report in frames if report.mode != "skip"]
+    tokens = [[piece for piece in pieces if piece.token >= 0] for pieces in asked]
+    return StageTimes(
+        frame=_ms(r.gate_ms + r.vit_ms + r.pruner_ms + r.prefill_ms for r in frames),
+        gate=_ms(r.gate_ms for r in frames),
+        vit_full=_ms(r.vit_ms for r in frames if r.mode == "full"),
+        vit_selective=_ms(r.vit_ms for r in frames if r.mode == "selective"),
+        pruner=_ms(r.pruner_ms for r in encoded),
+        prefill=_ms(r.prefill_ms for r in encoded),
+        decode=_ms(piece.step_ms for pieces in tokens for piece in pieces[1:]),
+        first_token=_ms(pieces[0].elapsed_ms for pieces in tokens if pieces),
+    )
 
 
-def _work(reports: Iterable[FrameReport], vit_tokens: int) -> Work:
-    reports = list(reports)
+def _ms(samples: Iterable[float]) -> tuple[float, ...]:
+    return tuple(round(sample, 3) for sample in samples)
+
+
+def _work(reports: Sequence[FrameReport], vit_tokens: int) -> Work:
     return Work(
         frames=len(reports),
         full=sum(r.mode == "full" for r in reports),

@@ -49,6 +49,23 @@ def difference(changed: Sequence[Answered], baseline: Sequence[Answered]) -> Int
     return Interval(float(gains.mean()), float(low), float(high), len(gains))
 
 
+def mcnemar(changed: Sequence[Answered], baseline: Sequence[Answered]) -> float:
+    """Return the two-sided p-value of McNemar's exact test on the same questions.
+
+    Only questions that one of the two got right and the other wrong count. The test takes questions as independent;
+    those about one clip are not quite, which :func:`difference` allows for.
+
+    Args:
+        changed: Answers.
+        baseline: Answers to the same questions in the same order.
+    """
+    from scipy.stats import binomtest
+
+    pairs = [(a.correct, b.correct) for a, b in zip(changed, baseline, strict=True)]
+    gained, lost = pairs.count((True, False)), pairs.count((False, True))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
 def agreement(answers: Sequence[Answered], others: Sequence[Answered]) -> float:
     """Return the share of questions with the same answer, right or wrong."""
     return float(np.mean([a.given == b.given for a, b in zip(answers, others, strict=True)]))

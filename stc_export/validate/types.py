@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+from stc_export.spec.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Answered:
         group: Group of the question.
         right: The right letter.
         given: First character of the answer, ignoring white space; "" if there is none.
+        text: The answer as it came, where it was kept.
     """
 
     clip: str
@@ -24,6 +28,7 @@ class Answered:
     group: str
     right: str
     given: str
+    text: str = ""
 
     @property
     def correct(self) -> bool:
@@ -52,6 +57,55 @@ class Work:
     vit_recomputed: int
     visual_tokens: int
     kept_tokens: int
+
+
+def total_work(works: Iterable[Work]) -> Work:
+    """Return the sum of the work of several clips."""
+    zero = Work(0, 0, 0, 0, 0, 0, 0)
+    return Work(*(sum(column) for column in zip(astuple(zero), *map(astuple, works), strict=True)))
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds of each stage, one number per frame that went through it, or per question.
+
+    Attributes:
+        frame: Whole frames: the sum of gate, ViT, pruner and prefill.
+        gate: Resize, gate and decision.
+        vit_full: Vision transformer on frames that were encoded fully.
+        vit_selective: The same on frames that were encoded in part.
+        pruner: Projector and pruner.
+        prefill: The LLM over the kept tokens.
+        decode: LLM steps after the first token of an answer.
+        first_token: From a question to the first token of its answer.
+    """
+
+    frame: tuple[float, ...]
+    gate: tuple[float, ...]
+    vit_full: tuple[float, ...]
+    vit_selective: tuple[float, ...]
+    pruner: tuple[float, ...]
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    first_token: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClipOutcome:
+    """What one clip gave under one policy: answers in the order of the questions, cost, and times."""
+
+    clip: str
+    answers: tuple[Answered, ...]
+    work: Work
+    times: StageTimes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A policy that is validated, under the name that results carry."""
+
+    name: str
+    policy: Policy
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from tests.stc_export.cli.results import FakePipeline
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    """A fake in place of the modules build, run and bench of the pipeline."""
+    """A fake in place of the modules build, run, bench and validate of the pipeline."""
     fake = FakePipeline()
     fake.install(monkeypatch)
     return fake

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from stc_export.pipeline import types as t
+from stc_export.pipeline import validate_types as v
+from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.spec.policy import Policy
+from stc_export.validate.types import Interval, Work
 from tests.stc_export.pipeline.small_bundle import small_manifest
 
 if TYPE_CHECKING:
@@ -50,6 +53,34 @@ RAN = t.RunResult(
 )
 BENCHED = t.BenchResult("demo.stc", "cpu", (t.BenchRow("vit 25 %", "vit full", 2.5, 3.1, 4.0, 10.0, 30),))
 
+_TIMES = v.ValidateLatencies(t.Latency(12.5, 20.0, 34), NONE, NONE, NONE, NONE, NONE, NONE, t.Latency(3.0, 4.0, 16))
+_WORK = Work(34, 34, 0, 850, 850, 306, 306)
+_WORSE = v.Comparison(Interval(-0.25, -0.5, -0.125, 16), 0.125, "worse")
+
+
+def scored(name: str, right: float, against: v.Comparison | None) -> v.SettingScore:
+    """One setting with one group of questions."""
+    overall = v.GroupScore("all", Interval(right, right - 0.25, min(right + 0.25, 1.0), 16), against)
+    return v.SettingScore(name, Policy(), overall, (replace(overall, name="detail"),), _WORK, 1.0, 0.28, 12.5, _TIMES)
+
+
+VALIDATED = v.ValidateResult(
+    schema="stc.validate/1",
+    command="stc-export validate",
+    bundle=BenchedBundle(
+        "ab" * 32, "demo", trained=True, precision="fp32", dims=small_manifest().dims, policy=Policy()
+    ),
+    target="cpu",
+    task="demo",
+    clips=2,
+    questions=16,
+    jobs=2,
+    settings=(scored("off", 0.75, None), scored("pruner.keep=0.3", 0.5, _WORSE)),
+    environment=Environment(
+        "a cpu", 2, 1, None, 8_000_000_000, None, "Linux", "3.11", "2", "1", "0.1.0", load_before=0.5, load_after=1.5
+    ),
+)
+
 
 @dataclass
 class FakePipeline:
@@ -66,6 +97,7 @@ class FakePipeline:
             "build": SimpleNamespace(plan_build=self.plan_build, run_build=self.run_build),
             "run": SimpleNamespace(run=self.run),
             "bench": SimpleNamespace(bench=self.bench),
+            "validate": SimpleNamespace(validate=self.validate),
         }
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, f"stc_export.pipeline.{name}", module)
@@ -93,6 +125,11 @@ class FakePipeline:
         progress.note("measuring")
         self._keep(request)
         return BENCHED
+
+    def validate(self, request: v.ValidateRequest, progress: Any) -> v.ValidateResult:
+        progress.note("validating")
+        self._keep(request)
+        return VALIDATED
 
     def _keep(self, request: Any) -> None:
         self.requests.append(request)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.stc_export.cli.results import FakePipeline
 
 BUILD = ["build", "demo"]
+COMMANDS = ["build", "run", "bench", "validate", "inspect", "check", "seal", "targets", "doctor"]
 EXIT_CODES = {0, 1, 2, 3, 4, 130}
 
 
@@ -32,7 +33,7 @@ def test_main_without_command_shows_the_help_on_stderr_and_is_wrong_use(capsys: 
     assert "Usage: stc-export" in captured.err
 
 
-@pytest.mark.parametrize("command", ["build", "run", "bench", "inspect", "check", "seal", "targets", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_shows_an_example_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -44,7 +45,7 @@ def test_help_lists_the_commands_of_this_version_and_an_example_of_each(capsys: 
     assert main(["-h"]) == 0
     text = capsys.readouterr().out
     listed = [line.split()[0] for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines()]
-    assert listed == ["build", "run", "bench", "inspect", "check", "seal", "targets", "doctor"]
+    assert listed == COMMANDS
     assert all(f"\n    stc-export {command}" in text for command in listed)
     assert "..." not in text.split("Commands:\n")[1]
 
@@ -57,6 +58,8 @@ def test_help_lists_the_commands_of_this_version_and_an_example_of_each(capsys: 
         (["build", "demo", "--frobnicate"], "No such option", "See stc-export build --help."),
         (["bench", "x.stc", "--frames", "many"], "--frames", "See stc-export bench --help."),
         (["run", "a.stc", "v.mp4"], "Missing option '--ask'", "See stc-export run --help."),
+        (["validate", "a.stc", "--report", "out"], "Missing option '--task'", "See stc-export validate --help."),
+        (["validate", "a.stc", "--task", "demo"], "Missing option '--report'", "See stc-export validate --help."),
     ],
 )
 def test_wrong_use_exits_2_with_problem_and_fix(

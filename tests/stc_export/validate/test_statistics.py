@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from stc_export.validate.statistics import accuracy, agreement, difference
+from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
 from stc_export.validate.types import Answered
 
 
@@ -79,3 +79,19 @@ def test_difference_needs_the_same_questions() -> None:
 
 def test_agreement_counts_equal_answers_right_or_wrong() -> None:
     assert agreement(answers("ABCD"), answers("ABDD")) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"),
+    [
+        (1, 6, 0.125),  # 2 (C(7,0) + C(7,1)) / 2^7 = 16 / 128
+        (6, 1, 0.125),
+        (0, 5, 0.0625),  # 2 / 2^5
+        (3, 3, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_is_the_value_worked_out_by_hand(gained: int, lost: int, p: float) -> None:
+    changed = answers("A" * gained + "B" * lost + "AABB")  # the last four are alike and do not count
+    baseline = answers("B" * gained + "A" * lost + "AACC")
+    assert mcnemar(changed, baseline) == pytest.approx(p, abs=1e-12)

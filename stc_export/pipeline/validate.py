@@ -1,0 +1,161 @@
+"""``validate``: settings of a policy against no compression, on the questions of a task."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stc_engines.detect import count_cores, read_cpu_model
+from stc_engines.opening import open_backend
+from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
+from stc_export.pipeline.validate_html import html_report
+from stc_export.pipeline.validate_summary import score
+from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
+from stc_export.spec import codec
+from stc_export.spec.errors import MissingDependencyError, UsageError
+from stc_export.spec.files import write_file
+from stc_export.spec.manifest import Manifest
+from stc_export.spec.progress import Progress
+from stc_export.validate.baselines import answered
+from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
+from stc_export.validate.parallel import Part, run_parts, share_out
+from stc_export.validate.rows import SettingClip
+from stc_export.validate.sweep import make_settings, parse_axis
+from stc_export.validate.tasks import find_task
+from stc_export.validate.types import ClipOutcome, Setting
+from stc_export.world.splits import Quiz
+from stc_runtime.model import Model
+from stc_runtime.session import StreamSession
+
+SCHEMA = "stc.validate/1"
+SUMMARY, REPORT = "summary.json", "report.html"
+#: Clips by name of the setting and name of the clip.
+Done = dict[tuple[str, str], ClipOutcome]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is known before a clip is streamed."""
+
+    request: ValidateRequest
+    plan: Plan
+    quizzes: tuple[Quiz, ...]
+    manifest: Manifest
+    jobs: int
+
+
+def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
+    """Answer the questions of a task under every setting, and compare each with the baseline.
+
+    Every clip is written as it is complete. A second call with the same request does what is missing.
+
+    Args:
+        request: What to validate.
+        progress: Receiver of progress.
+
+    Raises:
+        StcError: Bundle, task, sweep, policy or folder cannot be used, or the target cannot run here.
+    """
+    load_before = load_average()
+    job = _prepare(request, progress)
+    with open_rows(request.report, job.plan) as rows:
+        done = _run(job, rows, progress)
+    result = _result(job, done, load_before)
+    write_file(codec.to_json(result).encode(), request.report / SUMMARY)
+    write_file(html_report(result).encode(), request.report / REPORT)
+    progress.note(f"written: {request.report / SUMMARY}, {request.report / REPORT}")
+    return result
+
+
+def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
+    if importlib.util.find_spec("scipy") is None:  # needed at the end only, which is hours later
+        raise MissingDependencyError(
+            "validate needs the Python package scipy.", 'Run pip install "stc-export[validate]".'
+        )
+    axes = [parse_axis(text) for text in request.sweep]
+    task = find_task(request.task)
+    model = Model.open(request.bundle, open_backend(request.bundle, 1))
+    settings = make_settings(request.policy or model.manifest.policy, axes)
+    _check_count(settings, request.max_runs)
+    with progress.stage("settings", len(settings), "settings") as advance:
+        for setting in settings:
+            StreamSession(
+                model, setting.policy
+            ).close()  # what does not fit the bundle is told before hours have passed
+            advance(1)
+    with progress.stage("questions"):
+        quizzes = task.read(request.limit)
+    digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
+    plan = Plan("stc.validate-plan/1", digest, task.name, len(quizzes), read_cpu_model(), settings)
+    return _Job(request, plan, quizzes, model.manifest, request.jobs or count_cores())
+
+
+def _check_count(settings: Sequence[Setting], most: int) -> None:
+    if len(settings) > most:
+        raise UsageError(
+            f"--sweep asks for {len(settings)} runs with the baseline, at most {most} are allowed.",
+            f"Sweep fewer values, or allow more with --max-runs {len(settings)}.",
+        )
+
+
+def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
+    """Do what is missing; each clip is in the file before it counts."""
+    plan, folder = job.plan, job.request.report
+    done = {(one.setting, one.outcome.clip): one.outcome for one in rows.done}
+    _check_rows(job, rows.done)
+    total = len(plan.settings) * len(job.quizzes)
+    begun = f", {len(done)} of {total} done before" if done else ""
+    progress.note(f"{len(plan.settings)} runs of {len(job.quizzes)} clips, {job.jobs} at a time{begun}")
+    missing = [
+        Part(setting, tuple(quiz for quiz in job.quizzes if (setting.name, quiz.clip.name) not in done))
+        for setting in plan.settings
+    ]
+    with progress.stage("clips", total - len(done), "clips") as advance:
+
+        def keep(one: SettingClip) -> None:
+            rows.append(one)
+            done[one.setting, one.outcome.clip] = one.outcome
+            advance(1)
+
+        run_parts(job.request.bundle, share_out(missing, job.jobs), job.jobs, keep)
+    progress.note(f"answers: {folder / RESULTS}")
+    return done
+
+
+def _check_rows(job: _Job, rows: Sequence[SettingClip]) -> None:
+    """Rows that are there must be those of this plan, each clip once, with its questions."""
+    quizzes = {quiz.clip.name: quiz for quiz in job.quizzes}
+    open_ones = {(setting.name, clip) for setting in job.plan.settings for clip in quizzes}
+    for row in rows:
+        key = row.setting, row.outcome.clip
+        if key not in open_ones or not _answers_fit(row.outcome, quizzes[row.outcome.clip]):
+            raise UsageError(
+                f'"{job.request.report / RESULTS}" has rows of "{key[1]}" under "{key[0]}" that do not belong there.',
+                "Name another folder with --report.",
+            )
+        open_ones.remove(key)
+
+
+def _answers_fit(outcome: ClipOutcome, quiz: Quiz) -> bool:
+    if len(outcome.answers) != len(quiz.questions):
+        return False
+    return outcome.answers == tuple(answered(quiz, place, a.text) for place, a in enumerate(outcome.answers))
+
+
+def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
+    plan = job.plan
+    clips = [[done[setting.name, quiz.clip.name] for quiz in job.quizzes] for setting in plan.settings]
+    scores = [score(setting, own, clips[0]) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
+    return ValidateResult(
+        schema=SCHEMA,
+        command=command_line(),
+        bundle=describe_bundle(job.request.bundle, job.manifest),
+        target=job.manifest.target,
+        task=plan.task,
+        clips=len(job.quizzes),
+        questions=sum(len(quiz.questions) for quiz in job.quizzes),
+        jobs=job.jobs,
+        settings=(score(plan.settings[0], clips[0], None), *scores),
+        environment=read_environment(1, load_before),
+    )

@@ -1,0 +1,83 @@
+"""From the clips of each setting to accuracy, cost and times, against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import chain
+
+from stc_export.pipeline.run import latency
+from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
+from stc_export.validate.statistics import accuracy, difference, mcnemar
+from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
+
+#: With fewer clips a bootstrap over clips is too narrow to show a difference.
+_LEAST_CLIPS = 10
+
+
+def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[ClipOutcome] | None) -> SettingScore:
+    """Return what a setting gave.
+
+    Args:
+        setting: The setting.
+        clips: All its clips; at least one question.
+        baseline: The same clips of the baseline in the same order; ``None`` for the baseline itself.
+    """
+    answers, others = _answers(clips), None if baseline is None else _answers(baseline)
+    groups = tuple(dict.fromkeys(answer.group for answer in answers))
+    work = total_work(clip.work for clip in clips)
+    return SettingScore(
+        name=setting.name,
+        policy=setting.policy,
+        overall=_group("all", answers, others),
+        groups=tuple(_group(name, _of(answers, name), others and _of(others, name)) for name in sorted(groups)),
+        work=work,
+        computed=_share(work.vit_recomputed, work.vit_tokens),
+        kept=_share(work.kept_tokens, work.visual_tokens),
+        frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
+        latency_ms=_latencies(clips),
+    )
+
+
+def verdict(found: Interval, clips: int) -> str:
+    """Return what a difference to the baseline proves, in words.
+
+    Args:
+        found: Difference with its interval.
+        clips: Clips behind it.
+    """
+    if found.low <= 0 <= found.high:
+        return f"no significant difference at n = {found.n}"
+    if clips < _LEAST_CLIPS:
+        return f"too few clips to tell ({clips})"
+    return "better" if found.value > 0 else "worse"
+
+
+def _group(name: str, answers: Sequence[Answered], others: Sequence[Answered] | None) -> GroupScore:
+    return GroupScore(name, accuracy(answers), None if others is None else _compare(answers, others))
+
+
+def _compare(answers: Sequence[Answered], others: Sequence[Answered]) -> Comparison:
+    found = difference(answers, others)
+    return Comparison(found, mcnemar(answers, others), verdict(found, len({answer.clip for answer in answers})))
+
+
+def _answers(clips: Sequence[ClipOutcome]) -> list[Answered]:
+    return [answer for clip in clips for answer in clip.answers]
+
+
+def _of(answers: Sequence[Answered], group: str) -> list[Answered]:
+    return [answer for answer in answers if answer.group == group]
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return round(sum(samples) / len(samples), 3) if samples else 0.0
+
+
+def _latencies(clips: Sequence[ClipOutcome]) -> ValidateLatencies:
+    names = [field.name for field in fields(ValidateLatencies)]
+    return ValidateLatencies(**{n: latency(chain.from_iterable(getattr(c.times, n) for c in clips)) for n in names})

@@ -1,0 +1,134 @@
+"""Settings and clips shared out among processes, each with one thread, so that they do not take each other's cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from stc_engines.opening import open_backend
+from stc_export.spec.errors import ResourceError, StcError
+from stc_export.validate.demo import watch_quiz
+from stc_export.validate.rows import SettingClip
+from stc_export.validate.types import Setting
+from stc_export.world.splits import Quiz
+from stc_runtime.session import StreamSession
+
+#: Least and most clips of a process: opening a bundle takes as long as a clip or two.
+_LEAST_CLIPS, _MOST_CLIPS = 4, 32
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process does: some clips under one setting."""
+
+    setting: Setting
+    quizzes: tuple[Quiz, ...]
+
+
+def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
+    """Cut work into parts that keep ``jobs`` processes busy, in the same order.
+
+    Args:
+        work: What is to be done.
+        jobs: Processes.
+    """
+    total = sum(len(part.quizzes) for part in work)
+    size = max(_LEAST_CLIPS, min(_MOST_CLIPS, -(-total // jobs)))
+    return [
+        Part(part.setting, part.quizzes[first : first + size])
+        for part in work
+        for first in range(0, len(part.quizzes), size)
+    ]
+
+
+def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: Callable[[SettingClip], None]) -> None:
+    """Run parts, at most ``jobs`` at a time. What is running is ended when this ends early.
+
+    Args:
+        bundle: Directory of the bundle.
+        parts: What to run.
+        jobs: Most processes at a time.
+        on_clip: Called here with each clip as it is complete.
+
+    Raises:
+        StcError: That of a process, or one was killed.
+    """
+    waiting, running = list(parts), dict[Connection, BaseProcess]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                link, process = _start(bundle, waiting.pop(0))
+                running[link] = process
+            ready = wait(list(running))
+            for link in [one for one in running if one in ready]:
+                if not _receive(link, on_clip):
+                    _finish(running.pop(link))
+                    link.close()
+    finally:
+        for link, process in running.items():
+            process.terminate()
+            process.join()
+            link.close()
+
+
+def _start(bundle: Path, part: Part) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(there, bundle, part), daemon=True)
+    with _no_interrupt():
+        process.start()
+    there.close()  # the end of the process is then the end of the pipe
+    return here, process
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, since it goes to all at once: this one ends them."""
+    resource_tracker.ensure_running()  # its first start would let interrupts in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _receive(link: Connection, on_clip: Callable[[SettingClip], None]) -> bool:
+    """Take what a process sent; False when it has ended."""
+    try:
+        sent = link.recv()
+    except EOFError:
+        return False
+    if isinstance(sent, Exception):
+        raise sent
+    on_clip(sent)
+    return True
+
+
+def _finish(process: BaseProcess) -> None:
+    process.join()
+    code = process.exitcode or 0
+    if code < 0:
+        raise ResourceError(
+            f"A process of the validation was ended by signal {-code}; memory may not suffice.",
+            "Run the same command with fewer --jobs: it continues.",
+        )
+    if code:
+        raise RuntimeError("a process of the validation failed; its traceback is above")
+
+
+def _work(link: Connection, bundle: Path, part: Part) -> None:
+    try:
+        with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
+            for quiz in part.quizzes:
+                link.send(SettingClip(part.setting.name, watch_quiz(session, quiz)))
+    except BrokenPipeError:  # whoever started this one is gone
+        return
+    except (StcError, MemoryError, OSError, ImportError) as error:
+        link.send(error)

@@ -1,0 +1,42 @@
+"""What a bundle can be validated on, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.world.splits import Quiz, draw_test_set
+
+
+@dataclass(frozen=True)
+class Task:
+    """Clips with questions.
+
+    Attributes:
+        name: What ``--task`` takes.
+        read: Returns the first clips, or all of them for ``None``.
+    """
+
+    name: str
+    read: Callable[[int | None], tuple[Quiz, ...]]
+
+
+def _read_demo(limit: int | None) -> tuple[Quiz, ...]:
+    return tuple(islice(draw_test_set(), limit))
+
+
+#: The tasks. ``demo`` is the frozen test set of the generated world.
+TASKS: Mapping[str, Task] = {task.name: task for task in (Task("demo", _read_demo),)}
+
+
+def find_task(name: str) -> Task:
+    """Return a task.
+
+    Raises:
+        UnsupportedError: There is none of this name.
+    """
+    if name not in TASKS:
+        raise UnsupportedError(f'There is no task "{name}".', nearest(name, TASKS))
+    return TASKS[name]

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stc_export.cli.main import main
+from stc_export.cli.validate import result_text
+from stc_export.pipeline.validate_types import ValidateRequest
+from stc_export.spec.errors import UsageError
+from stc_export.spec.policy import named_policies
+from tests.stc_export.cli.results import VALIDATED
+
+if TYPE_CHECKING:
+    from tests.stc_export.cli.results import FakePipeline
+
+COMMAND = ["validate", "demo.stc", "--task", "demo", "--report", "out"]
+
+
+def test_validate_flags_become_the_request(pipeline: FakePipeline) -> None:
+    flags = ["--policy", "paper", "--sweep", "pruner.keep=1.0,0.5", "--sweep", "cacher.interval=1,2"]
+    assert main([*COMMAND, *flags, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
+    sweep = ("pruner.keep=1.0,0.5", "cacher.interval=1,2")
+    paper = named_policies()["paper"]
+    assert pipeline.requests == [ValidateRequest(Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4)]
+
+
+def test_validate_without_flags_has_the_defaults_of_the_request(pipeline: FakePipeline) -> None:
+    assert main(COMMAND) == 0
+    assert pipeline.requests == [ValidateRequest(Path("demo.stc"), "demo", Path("out"))]
+
+
+def test_validate_json_is_the_summary_alone(pipeline: FakePipeline, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["schema"] == "stc.validate/1"
+    assert document["settings"][1]["overall"]["against_off"]["mcnemar_p"] == 0.125
+
+
+def test_validate_text_shows_intervals_cost_and_what_can_be_said() -> None:
+    lines = result_text(VALIDATED).splitlines()
+    assert lines[0] == "demo on cpu: 16 questions about 2 clips"
+    assert lines[3].split("  ")[-1] == "baseline"
+    cells = [cell.strip() for cell in lines[4].split("  ") if cell]
+    cost = ["100%", "28%", "12.5"]
+    assert cells == ["pruner.keep=0.3", "50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)", "0.12", *cost, "worse"]
+
+
+@pytest.mark.parametrize("flag", ["--limit", "--jobs", "--max-runs"])
+def test_validate_value_out_of_range_exits_2(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert main([*COMMAND, flag, "0"]) == 2
+    assert f"error: {flag} is 0" in capsys.readouterr().err
+    assert pipeline.requests == []
+
+
+def test_validate_error_is_told_with_its_fix(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.failure = UsageError("It is wrong.", "Do this.")
+    assert main(COMMAND) == 2
+    assert capsys.readouterr().err.endswith("error: It is wrong.\nfix: Do this.\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--task", "dmeo"], 'There is no task "dmeo".'),
+        (["--sweep", "pruner.kepe=1"], 'A policy has no key "pruner.kepe".'),
+        (["--sweep", "pruner.keep=2"], "pruner.keep is 2, expected a number above 0 and at most 1."),
+        (["--sweep", "pruner.seed=1,2,3", "--max-runs", "3"], "--sweep asks for 4 runs with the baseline"),
+        (["--sweep", "pruner.method=other"], 'The bundle has no pruner graph "other"'),
+    ],
+)
+def test_validate_refuses_before_anything_runs(
+    tiny_bundle: Path, tmp_path: Path, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["validate", str(tiny_bundle), "--task", "demo", "--report", str(out), "--limit", "1", *flags]) == 2
+    assert f"error: {told}" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_validate_without_scipy_says_which_extra_has_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert main(COMMAND) == 3
+    assert 'fix: Run pip install "stc-export[validate]".' in capsys.readouterr().err
