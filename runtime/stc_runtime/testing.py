@@ -140,7 +140,7 @@ def _pruner(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     indices = np.arange(kept) * len(tokens) // kept
     if "history" in feeds:
         tokens += (feeds["history_weights"] @ feeds["history"]).mean()
-        yield "history_entry", tokens.mean(axis=0)[: feeds["history"].shape[1]]
+        yield "history_entry", np.resize(tokens.mean(axis=0), feeds["history"].shape[1])  # cut or repeated
     yield "visual_tokens", tokens[indices]
     yield "kept_indices", indices
 
