@@ -142,7 +142,7 @@ def test_build_reports_all_of_its_work(
     total, done, unit = recorder.stages["weights"]
     assert (total, unit) == (done, "B")
     assert 0 < total <= sum(f.size_bytes for f in result.manifest.files if f.path.endswith(".weights"))
-    assert recorder.stages["graphs"] == [9, 9, "graphs"]
+    assert recorder.stages["graphs"] == [13, 13, "graphs"]
     assert recorder.stages["parity"] == [None, len(result.manifest.parity), "cases"]
     assert [stage.name for stage in result.stages] == ["weights", "graphs", "parity"]
 
