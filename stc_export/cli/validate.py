@@ -9,14 +9,13 @@ from stc_export.cli.options import BundleArgument, JsonFlag, PolicyOption, check
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import table
-from stc_export.pipeline.validate_table import SETTING_HEADER, setting_cells
+from stc_export.pipeline.validate_table import SETTING_HEADER, UNTRAINED, setting_cells
 from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
 
 _LEGEND = (
     "right: with Wilson's 95 % interval; against off: percentage points with the 95 % interval of a paired bootstrap\n"
     "over clips; p: McNemar's exact test; computed: tokens of the ViT; kept: visual tokens that reach the LLM"
 )
-_UNTRAINED = "The weights of this model are random: answers mean nothing."
 
 EXAMPLE = "stc-export validate demo.stc --task demo --sweep pruner.keep=1.0,0.5,0.3 --report out"
 
@@ -56,5 +55,5 @@ def result_text(result: ValidateResult) -> str:
     """Return the comparison for people."""
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = [setting_cells(row) for row in result.settings]
-    trained = "" if result.bundle.trained else f"\n\n{_UNTRAINED}"
+    trained = "" if result.bundle.trained else f"\n\n{UNTRAINED}"
     return f"{title}\n\n{table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6))}\n\n{_LEGEND}{trained}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
 
-from stc_export.pipeline.validate_table import GROUP_HEADER, SETTING_HEADER, group_cells, setting_cells
+from stc_export.pipeline.validate_table import GROUP_HEADER, SETTING_HEADER, UNTRAINED, group_cells, setting_cells
 from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateResult
 
 _STYLE = (
@@ -19,13 +19,12 @@ _METHOD = (
     "of a paired bootstrap that draws whole clips; p is McNemar's exact test. Neither is corrected for the number of "
     "settings. Computed: tokens of the vision transformer. Kept: visual tokens that reach the language model."
 )
-_UNTRAINED = "The weights of this model are random: answers mean nothing."
 
 
 def html_report(result: ValidateResult) -> str:
     """Return the report; whatever comes from names and machines is escaped."""
     title = f"{result.bundle.model} on {result.task}"
-    trained = [] if result.bundle.trained else [_paragraph(_UNTRAINED)]
+    trained = [] if result.bundle.trained else [_paragraph(UNTRAINED)]
     groups = [group_cells(row, group) for row in result.settings for group in row.groups]
     latencies = [cells for row in result.settings for cells in _latency_cells(row)]
     return "\n".join(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore
 from stc_export.validate.types import Interval
 
+#: What is said of a bundle whose model was never trained.
+UNTRAINED = "The weights of this model are random: answers mean nothing."
 #: Columns of :func:`setting_cells`.
 SETTING_HEADER = ("setting", "right", "against off", "p", "computed", "kept", "ms per frame", "verdict")
 #: Columns of :func:`group_cells`.

@@ -12,6 +12,8 @@ from stc_engines.table import Target
 from stc_engines.trt.product import PRODUCTS
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError
+from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.trt import TrtBackend
 
 NANO = "jetson-orin-nano-8gb"
 ELSEWHERE = Device()
@@ -154,3 +156,9 @@ def test_target_file_with_an_unknown_key_is_refused() -> None:
 def test_targets_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         find_target("cpu").name = "x"  # type: ignore[misc]
+
+
+def test_backends_of_targets_write_in_place_as_the_runtime_does() -> None:
+    """The table plans memory without importing a backend."""
+    in_place = {target.backend.kind: target.backend.in_place for target in load_targets()}
+    assert in_place == {"ort": OrtBackend.in_place, "trt": TrtBackend.in_place, "trt-rtx": TrtBackend.in_place}
