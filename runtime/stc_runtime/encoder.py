@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry, TensorSpec
 from stc_export.spec.report import CacherMode
 from stc_runtime.backends.store import Store, Tensor
@@ -137,12 +138,12 @@ class FrameEncoder:
             policy: Settings of the stream.
         """
         self._policy = policy
-        selection = policy.cacher.selection
-        self._gate = model.engine("cacher_gate")
-        self._vit = model.engine("vit", selection)
-        self._selection_input = SELECTION_INPUTS[selection]
+        variants = session_graphs(policy)
+        self._gate = model.engine("cacher_gate", variants["cacher_gate"])
+        self._vit = model.engine("vit", variants["vit"])
+        self._selection_input = SELECTION_INPUTS[policy.cacher.selection]
         self._resize = Resizer(model.manifest.preprocess)
-        self._cache = FeatureCache(model.manifest.graph("vit", selection), policy, model.backend)
+        self._cache = FeatureCache(model.manifest.graph("vit", variants["vit"]), policy, model.backend)
         self._similarity = np.zeros(model.manifest.dims.vision.tokens, np.float32)
         self._state = GateState()
 

@@ -15,6 +15,7 @@ from stc_export.spec.interface import (
     llm_interface,
     pruner_interface,
     vit_interface,
+    vit_selection,
 )
 from stc_export.spec.manifest import DType, GraphEntry, Manifest, Piece, TensorSpec
 from stc_export.spec.memory import kv_slots
@@ -90,8 +91,7 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     if graph.role == "llm":
         return llm_interface(dims.text, dtype, manifest.flavour, _slots(manifest))
     if graph.role == "vit":
-        selection = next((name for name in SELECTIONS if name == graph.variant), SELECTIONS[0])
-        return vit_interface(dims.vision, dtype, selection)
+        return vit_interface(dims.vision, dtype, vit_selection(graph.variant) or SELECTIONS[0])
     entry = manifest.pruner(graph.variant)
     takes = {spec.name for spec in graph.inputs}
     history = () if entry.history == "none" else ("history", "history_weights")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.manifest import SELECTION_INPUTS, DType, Flavour, GraphEntry, Role, TensorSpec
-from stc_export.spec.policy import Policy, Selection
+from stc_export.spec.policy import Metric, Policy, Selection
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,31 @@ VIT_STATE: Mapping[Selection, tuple[StateTensor, ...]] = {
 }
 
 
-def session_graphs(policy: Policy) -> tuple[tuple[Role, str], ...]:
-    """Return role and variant of the graphs that a session with a policy opens."""
-    return (
-        ("cacher_gate", "default"),
-        ("vit", policy.cacher.selection),
-        ("pruner", policy.pruner.method),
-        ("llm", "default"),
-    )
+#: The graph that ranks tokens, and so has a variant for each metric.
+_RANKING_ROLE: Mapping[Selection, Role] = {"gate": "cacher_gate", "per_layer": "vit", "shared": "vit"}
+
+
+def session_graphs(policy: Policy) -> Mapping[Role, str]:
+    """Return the variant of each graph that a session with a policy opens."""
+    selection = policy.cacher.selection
+    plain: dict[Role, str] = {
+        "cacher_gate": "default",
+        "vit": selection,
+        "pruner": policy.pruner.method,
+        "llm": "default",
+    }
+    ranking = _RANKING_ROLE[selection]
+    return {**plain, ranking: metric_variant(plain[ranking], policy.cacher.metric)}
+
+
+def metric_variant(variant: str, metric: Metric) -> str:
+    """Return the name of a graph's variant with a metric: ``per_layer`` with ``l2`` is ``per_layer.l2``."""
+    return ".".join(part for part in (variant, metric) if part not in ("default", "cosine")) or "default"
+
+
+def vit_selection(variant: str) -> Selection | None:
+    """Return the selection of a variant of ``vit``; ``None`` if it has none."""
+    return next((selection for selection in VIT_STATE if selection == variant.partition(".")[0]), None)
 
 
 def gate_interface(vision: VisionDims, dtype: DType) -> Interface:

@@ -40,6 +40,9 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 #: Selections and the name of the ``vit`` input [R] that carries them: token indices, or only a length.
 SELECTION_INPUTS: dict[str, str] = {"gate": "indices", "per_layer": "carrier", "shared": "carrier"}
 
+#: What ``build`` writes only when it is asked to: the last part of a variant, and the flag.
+BUILD_FLAGS: dict[str, str] = {"l1": "--metrics l1", "l2": "--metrics l2", "dot": "--metrics dot"}
+
 #: Type of activations and large weights in a precision.
 PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
 
@@ -75,7 +78,8 @@ class GraphEntry:
 
     Attributes:
         role: What it does.
-        variant: Which form of the role: a selection (``vit``), a pruning method (``pruner``), else ``default``.
+        variant: Which form of the role: a selection (``vit``), a pruning method (``pruner``), else ``default``; and
+            behind it the metric, where the graph ranks by another one than the cosine: ``l2``, ``per_layer.l2``.
         file: Path of the ONNX file.
         weights: Paths of the weight files that it refers to.
         inputs: Declared inputs in order.
@@ -267,7 +271,7 @@ class Manifest:
         variants = ", ".join(e.variant for e in self.graphs if e.role == role) or "none"
         raise BundleError(
             f'The bundle has no {role} graph "{variant}"; it has: {variants}.',
-            "Choose one of these in the policy, or rebuild.",
+            f"Choose one of these in the policy, or {_how_to_build(variant)}.",
         )
 
     def table(self, name: str) -> TableEntry:
@@ -294,6 +298,11 @@ class Manifest:
         raise BundleError(
             f'The bundle has no pruning method "{method}"; it has: {known}.', "Choose one of these in the policy."
         )
+
+
+def _how_to_build(variant: str) -> str:
+    flag = BUILD_FLAGS.get(variant.rpartition(".")[2])
+    return f"build the bundle again with {flag}" if flag else "rebuild"
 
 
 def manifest_to_text(manifest: Manifest) -> str:

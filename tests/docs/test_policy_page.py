@@ -42,7 +42,8 @@ def keys() -> dict[str, tuple[Any, object]]:
 
 def policy_with(key: str, value: object) -> policy.Policy:
     section, name = key.split(".")
-    return policy.policy_from_text(json.dumps({section: {name: value}}), "page")
+    # Gate mode paper goes with every value of another key.
+    return policy.policy_from_text(json.dumps({"gate": {"mode": "paper"}, section: {name: value}}), "page")
 
 
 def test_page_has_every_key_and_no_other() -> None:

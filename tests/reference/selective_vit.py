@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, gelu, layer_norm
+from torch.nn.functional import gelu, layer_norm
+
+from tests.reference.metrics import similarity
 
 Weights = Mapping[str, Tensor]
 
@@ -91,33 +93,34 @@ def full(encoder: Encoder, x0: Tensor) -> tuple[Tensor, tuple[LayerState, ...]]:
     return x, tuple(states)
 
 
-def least_similar(keys: Tensor, cached: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` tokens of lowest cosine over all C channels; of equal ones the lower index."""
-    return torch.argsort(cosine_similarity(keys, cached, dim=-1), stable=True)[:count]
+def least_similar(keys: Tensor, cached: Tensor, count: int, metric: str) -> Tensor:
+    """Indices of the ``count`` tokens of lowest similarity over all C channels; of equal ones the lower index."""
+    scores = torch.from_numpy(similarity(metric, keys.detach().numpy(), cached.detach().numpy()))
+    return torch.argsort(scores, stable=True)[:count]
 
 
 def per_layer(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str = "cosine"
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     """The published selective pass: each layer ranks its own keys. Also returns the indices of each layer."""
-    return _ranked(encoder, x0, cached, count, rank_each_layer=True)
+    return _ranked(encoder, x0, cached, count, metric, rank_each_layer=True)
 
 
 def shared(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str = "cosine"
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     """The same with the indices of the first layer in all layers."""
-    return _ranked(encoder, x0, cached, count, rank_each_layer=False)
+    return _ranked(encoder, x0, cached, count, metric, rank_each_layer=False)
 
 
 def _ranked(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, *, rank_each_layer: bool
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str, *, rank_each_layer: bool
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     x, states, chosen = x0, [], []
     for w, old in zip(encoder.layers, cached, strict=True):
         h = norm(w, "layer_norm1", x, encoder.eps)
         k = linear(w, "self_attn.k_proj", h)  # of all tokens, for ranking and for attention
-        i = least_similar(k, old.key, count) if rank_each_layer or not chosen else chosen[0]
+        i = least_similar(k, old.key, count, metric) if rank_each_layer or not chosen else chosen[0]
         v = mix(old.value, linear(w, "self_attn.v_proj", h[i]), i)
         a = mix(old.attention, attention(w, linear(w, "self_attn.q_proj", h[i]), k, v, encoder.heads), i)
         x = x + a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,14 +10,25 @@ import torch
 from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, SplitModel, TableDef
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.decoder import Decoder
+from stc_export.families.llava_onevision.metrics import METRICS
 from stc_export.families.llava_onevision.parts import PARTS, Parts
 from stc_export.families.llava_onevision.projector import PrunerGraph
 from stc_export.families.llava_onevision.vision import GateEncoder, PatchGate, RankingEncoder
 from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, VISION, weight_files
 from stc_export.pruners import PRUNERS, PrunerMethod
-from stc_export.spec.interface import VIT_STATE, gate_interface, llm_interface, pruner_interface, vit_interface
+from stc_export.spec.interface import (
+    VIT_STATE,
+    gate_interface,
+    llm_interface,
+    metric_variant,
+    pruner_interface,
+    vit_interface,
+)
 from stc_export.spec.manifest import PrunerEntry
-from stc_export.spec.policy import Selection
+from stc_export.spec.policy import Metric, Selection
+
+#: Selections whose ``vit`` ranks the tokens itself, and whether it does in each layer.
+_RANKING: Mapping[Selection, bool] = {"per_layer": True, "shared": False}
 
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -31,10 +43,9 @@ def split_model(config: LlavaConfig, form: GraphForm, pixels: Pixels) -> SplitMo
     """
     return SplitModel(
         graphs=(
-            gate_graph(config, form),
+            *(gate_graph(config, form, metric) for metric in form.metrics),
             vit_gate_graph(config, form),
-            vit_ranking_graph(config, form, "per_layer"),
-            vit_ranking_graph(config, form, "shared"),
+            *(vit_ranking_graph(config, form, s, metric) for metric in form.metrics for s in _RANKING),
             *(pruner_graph(config, form, row) for row in PRUNERS),
             llm_graph(config, form),
         ),
@@ -52,12 +63,12 @@ def _parts(form: GraphForm) -> Parts:
     return PARTS[form.flavour, form.dtype]
 
 
-def gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
-    """``cacher_gate``."""
+def gate_graph(config: LlavaConfig, form: GraphForm, metric: Metric) -> GraphDef:
+    """``cacher_gate`` with a metric."""
     return GraphDef(
         role="cacher_gate",
-        variant="default",
-        module=lambda: PatchGate(config, _torch(form)),
+        variant=metric_variant("default", metric),
+        module=lambda: PatchGate(config, _torch(form), METRICS[metric]),
         interface=gate_interface(config.dims.vision, form.dtype),
         nest=tuple,
         dims={},
@@ -86,14 +97,18 @@ def _recomputed(config: LlavaConfig) -> DimRange:
     return DimRange(1, tokens, max(2, tokens // 3))
 
 
-def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection) -> GraphDef:
-    """``vit`` with selection ``per_layer`` or ``shared``."""
+def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection, metric: Metric) -> GraphDef:
+    """``vit`` with selection ``per_layer`` or ``shared`` and a metric."""
     n, kinds = config.dims.vision.layers, len(VIT_STATE[selection])
     return GraphDef(
         role="vit",
-        variant=selection,
+        variant=metric_variant(selection, metric),
         module=lambda: RankingEncoder(
-            config, _torch(form), _parts(form).vision_attention, rank_each_layer=selection == "per_layer"
+            config,
+            _torch(form),
+            _parts(form).vision_attention,
+            METRICS[metric],
+            rank_each_layer=_RANKING[selection],
         ),
         interface=vit_interface(config.dims.vision, form.dtype, selection),
         nest=lambda flat: (*flat[:2], [list(flat[2 + i * n : 2 + (i + 1) * n]) for i in range(kinds)]),

@@ -9,8 +9,8 @@ any
   other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
   token that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as
   adding every layer's cached attention and MLP output (the published rule) without computing in between.
-* ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine with the
-  reference's keys and recomputes the R least similar.
+* ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine (or another
+  metric) with the reference's keys and recomputes the R least similar.
 * ``shared``: the same with the first layer's ranking for all layers.
 
 State is data: what a graph calls ``*_in`` and ``*_out`` belongs to one stream session.
@@ -26,8 +26,7 @@ from torch import nn
 
 from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, Linear, gelu, put_rows, take_rows
 from stc_export.families.llava_onevision.config import LlavaConfig
-
-_EPS = 1e-12
+from stc_export.families.llava_onevision.metrics import EPS, Similarity, cosine
 
 #: (q, keys, values), [heads, tokens, head_dim] each -> mixed values of q.
 Attention = Callable[[Any, Any, Any], Any]
@@ -36,9 +35,10 @@ Attention = Callable[[Any, Any, Any], Any]
 class PatchGate(nn.Module):
     """``cacher_gate``: frame and reference -> patch embeddings, similarity, statistics."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
-        """Create the graph's module without initialising it."""
+    def __init__(self, config: LlavaConfig, dtype: Any, metric: Similarity) -> None:
+        """Create the graph's module without initialising it; ``metric`` makes the similarity, not the statistics."""
         super().__init__()
+        self.metric = metric
         vision = config.dims.vision
         self.grid, self.patch = vision.grid, vision.patch_size
         self.projection = Linear(vision.patch_size**2 * 3, vision.width, bias=True, dtype=dtype)
@@ -53,9 +53,9 @@ class PatchGate(nn.Module):
             reference: [T, C] patch embeddings of the reference frame, or zeros when there is none.
 
         Returns:
-            Patch embeddings [T, C] without positions; cosine with the reference per token, [T] float32 (0 without a
-            reference); statistics [3] float32: mean and least cosine, and the relative change |x - r| / |r| of the
-            frame.
+            Patch embeddings [T, C] without positions; similarity to the reference per token, [T] float32 (a cosine is 0
+            without a reference); statistics [3] float32: mean and least cosine, whatever the metric, and the relative
+            change |x - r| / |r| of the frame.
         """
         side = self.grid * self.patch
         # Cast first: TensorRT takes uint8 as an input of the network and does nothing else with it.
@@ -64,16 +64,12 @@ class PatchGate(nn.Module):
         flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3)
         embeddings = self.projection(flat.to(reference.dtype))
         now, before = embeddings.float(), reference.float()
-        similarity = cosine(now, before)
-        change = length(now - before) / (length(before) + _EPS)
-        statistics = torch.stack([similarity.mean(), similarity.amin(0), change])
+        similarity = self.metric(now, before)
+        # Where the metric is the cosine, the exporter finds that both are the same and computes them once.
+        cosines = cosine(now, before)
+        change = length(now - before) / (length(before) + EPS)
+        statistics = torch.stack([cosines.mean(), cosines.amin(0), change])
         return embeddings, similarity, statistics
-
-
-def cosine(a: Any, b: Any) -> Any:
-    """Cosine of the rows of two [N, W] float32 tensors, [N]; 0 where one of them is zero."""
-    dot = (a * b).sum(-1)
-    return dot / (((a * a).sum(-1) * (b * b).sum(-1)).sqrt() + _EPS)
 
 
 def length(a: Any) -> Any:
@@ -181,9 +177,12 @@ class GateEncoder(VisionEncoder):
 class RankingEncoder(VisionEncoder):
     """``vit`` with selections ``per_layer`` and ``shared``: the graph ranks the tokens itself."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, rank_each_layer: bool) -> None:
+    def __init__(
+        self, config: LlavaConfig, dtype: Any, attention: Attention, metric: Similarity, *, rank_each_layer: bool
+    ) -> None:
         """Create the graph's module without initialising it."""
         super().__init__(config, dtype, attention, keys_apart=True)
+        self.metric = metric
         self.ranks = [rank_each_layer or index == 0 for index in range(config.dims.vision.layers)]
 
     def forward(self, patch_embeddings: Any, carrier: Any, state: list[list[Any]]) -> Any:
@@ -205,7 +204,7 @@ class RankingEncoder(VisionEncoder):
             k = layer.k(normed)
             if ranks:
                 flat_reference = key.permute(1, 0, 2).reshape(self.tokens, self.width)
-                similarity = cosine(k.float(), flat_reference.float())
+                similarity = self.metric(k.float(), flat_reference.float())
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
             rows = head_rows(indices, self.heads)
             q, v = layer.split_heads(layer.qv(take_rows(normed, indices))).split(self.heads)
