@@ -110,7 +110,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path)
 @pytest.fixture(scope="session")
 def tiny_whole_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """fp32 bundle of the tiny checkpoint with all that ``build`` writes only when asked."""
-    request = BuildRequest(str(tiny_checkpoint), metrics=("l1", "l2", "dot"))
+    request = BuildRequest(str(tiny_checkpoint), metrics=("l1", "l2", "dot"), attention=True)
     return built_once(tmp_path_factory, "tiny-whole", lambda out: replace(request, out=out))
 
 

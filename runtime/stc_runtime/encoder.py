@@ -38,6 +38,8 @@ class Encoded:
         similarity: Mean cosine with the reference, 0 without one.
         change: Relative change against the reference, infinite without one.
         features: [T, C], valid until the next frame; for ``skip`` those of the frame before.
+        attention: What each token received from those that were recomputed, float32 [T]; ``None`` for ``skip``, and
+            where the graph does not give it.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the ViT.
     """
@@ -48,6 +50,7 @@ class Encoded:
     similarity: float
     change: float
     features: Tensor
+    attention: NDArray[np.float32] | None
     gate_ms: float
     vit_ms: float
 
@@ -162,16 +165,7 @@ class FrameEncoder:
         )
         decision, self._state = decide(self._policy, self._state, self._similarity)
         decided = time.perf_counter()
-        if decision.mode != "skip":
-            self._vit.run(
-                {
-                    "patch_embeddings": self._cache.embeddings,
-                    self._selection_input: decision.indices,
-                    **self._cache.feeds(),
-                },
-                self._cache.outputs(),
-            )
-            self._cache.keep(decision.mode, decision.indices)
+        attention = None if decision.mode == "skip" else self._recompute(decision)
         done = time.perf_counter()
         return Encoded(
             mode=decision.mode,
@@ -180,9 +174,23 @@ class FrameEncoder:
             similarity=float(gate["statistics"][0]),
             change=float(gate["statistics"][2]) if had_reference else math.inf,
             features=self._cache.features,
+            attention=attention,
             gate_ms=(decided - start) * 1e3,
             vit_ms=(done - decided) * 1e3 if decision.mode != "skip" else 0.0,
         )
+
+    def _recompute(self, decision: Decision) -> NDArray[np.float32] | None:
+        """Run the ViT, and return the attention if its graph gives it."""
+        outputs = self._vit.run(
+            {
+                "patch_embeddings": self._cache.embeddings,
+                self._selection_input: decision.indices,
+                **self._cache.feeds(),
+            },
+            self._cache.outputs(),
+        )
+        self._cache.keep(decision.mode, decision.indices)
+        return outputs.get("attention")
 
     def _named(self, decision: Decision) -> tuple[int, ...]:
         # Selections inside the graph read only how many indices there are.

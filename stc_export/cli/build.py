@@ -37,6 +37,9 @@ def build(  # noqa: PLR0913 - one parameter per flag
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="A,B", help="Graphs for more metrics than cosine: l1, l2, dot.")
     ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Let vit give its attention, for the pruning method visionzip.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: JsonFlag = False,
@@ -55,6 +58,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
             overwrite=overwrite,
             flavour=flavour,
             metrics=_metrics(metrics),
+            attention=attention,
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal

@@ -21,12 +21,14 @@ class GraphForm:
         dtype: Type of activations and large weights.
         slots: Slots of the KV memory, for graphs of which their number is a part.
         metrics: Metrics that there are graphs for; ``cosine`` is one of them.
+        attention: Whether ``vit`` gives the attention that tokens received, and there are the methods that use it.
     """
 
     flavour: Flavour
     dtype: DType
     slots: int
     metrics: tuple[Metric, ...] = ("cosine",)
+    attention: bool = False
 
 
 @dataclass(frozen=True)

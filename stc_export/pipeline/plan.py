@@ -21,7 +21,7 @@ from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.interface import session_graphs
-from stc_export.spec.manifest import BUILD_FLAGS, PRECISION_DTYPES, Flavour, Precision, PromptSpec
+from stc_export.spec.manifest import BUILD_FLAGS, PRECISION_DTYPES, Flavour, Precision, PromptSpec, build_flag
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import METRIC_NAMES, Policy
 
@@ -58,7 +58,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
     slots = kv_slots(request.policy.memory, model.dims.text.context)
     metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
-    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots, metrics)
+    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots, metrics, request.attention)
     split = model.split(form, preprocessing)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
@@ -103,7 +103,7 @@ def _flavour(asked: str | None, target: Target) -> Flavour:
 
 def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:
     methods = [entry.method for entry in split.pruners]
-    if request.policy.pruner.method not in methods:
+    if request.policy.pruner.method not in (*methods, *BUILD_FLAGS["pruner"]):
         raise UnsupportedError(
             f'The policy asks for the pruning method "{request.policy.pruner.method}".',
             nearest(request.policy.pruner.method, methods),
@@ -116,7 +116,7 @@ def _check_policy_graphs(policy: Policy, split: SplitModel) -> None:
         if (role, variant) not in built:
             raise UnsupportedError(
                 f'The policy needs the {role} graph "{variant}", which is built only when asked for.',
-                f"Add {BUILD_FLAGS[variant.rpartition('.')[2]]}.",
+                f"Add {build_flag(role, variant)}.",
             )
 
 

@@ -25,6 +25,7 @@ class BuildRequest:
         overwrite: Replace an existing bundle once the new one is complete.
         flavour: ``base`` or ``modern``; ``None``: the target's.
         metrics: Metrics that the bundle has graphs for, besides ``cosine``.
+        attention: Whether it has the attention that tokens received, and the pruning methods that use it.
     """
 
     model: str
@@ -35,6 +36,7 @@ class BuildRequest:
     overwrite: bool = False
     flavour: str | None = None
     metrics: tuple[Metric, ...] = ()
+    attention: bool = False
 
 
 @dataclass(frozen=True)

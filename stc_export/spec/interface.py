@@ -106,16 +106,17 @@ def vit_state(vision: VisionDims, dtype: DType, selection: Selection, suffix: st
     return tuple(specs)
 
 
-def vit_interface(vision: VisionDims, dtype: DType, selection: Selection) -> Interface:
-    """Return the interface of ``vit`` with a selection."""
+def vit_interface(vision: VisionDims, dtype: DType, selection: Selection, *, attention: bool = False) -> Interface:
+    """Return the interface of ``vit`` with a selection; ``attention``: whether it gives what each token received."""
     patches = (vision.tokens, vision.width)
+    received = (TensorSpec("attention", "float32", (vision.tokens,)),) if attention else ()
     return Interface(
         (
             TensorSpec("patch_embeddings", dtype, patches),
             TensorSpec(SELECTION_INPUTS[selection], "int64", ("R",)),
             *vit_state(vision, dtype, selection, "in"),
         ),
-        (TensorSpec("features", dtype, patches), *vit_state(vision, dtype, selection, "out")),
+        (TensorSpec("features", dtype, patches), *received, *vit_state(vision, dtype, selection, "out")),
     )
 
 
@@ -127,7 +128,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         dtype: Type of features and visual tokens.
         history_width: E, elements of a history entry; 0 without history.
         inputs: What the method takes beside the features, of ``history``, ``history_weights``, ``alpha``,
-            ``noise`` and ``carrier``. Without a carrier it keeps all M tokens.
+            ``noise``, ``attention`` and ``carrier``. Without a carrier it keeps all M tokens.
     """
     vision, width = dims.vision, dims.text.width
     kept: int | str = "K" if "carrier" in inputs else vision.visual_tokens
@@ -136,6 +137,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         "history_weights": TensorSpec("history_weights", "float32", ("W",)),
         "alpha": TensorSpec("alpha", "float32", (1,)),
         "noise": TensorSpec("noise", "float32", (vision.visual_tokens,)),
+        "attention": TensorSpec("attention", "float32", (vision.tokens,)),
         "carrier": TensorSpec("carrier", "int64", ("K",)),
     }
     entry = (TensorSpec("history_entry", "float32", (history_width,)),) if history_width else ()

@@ -40,8 +40,14 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 #: Selections and the name of the ``vit`` input [R] that carries them: token indices, or only a length.
 SELECTION_INPUTS: dict[str, str] = {"gate": "indices", "per_layer": "carrier", "shared": "carrier"}
 
-#: What ``build`` writes only when it is asked to: the last part of a variant, and the flag.
-BUILD_FLAGS: dict[str, str] = {"l1": "--metrics l1", "l2": "--metrics l2", "dot": "--metrics dot"}
+_METRIC_FLAGS = {"l1": "--metrics l1", "l2": "--metrics l2", "dot": "--metrics dot"}
+#: What ``build`` writes only when it is asked to: role, last part of the variant, and the flag.
+BUILD_FLAGS: dict[Role, dict[str, str]] = {
+    "cacher_gate": _METRIC_FLAGS,
+    "vit": _METRIC_FLAGS,
+    "pruner": {"visionzip": "--attention"},
+    "llm": {},
+}
 
 #: Type of activations and large weights in a precision.
 PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
@@ -271,7 +277,7 @@ class Manifest:
         variants = ", ".join(e.variant for e in self.graphs if e.role == role) or "none"
         raise BundleError(
             f'The bundle has no {role} graph "{variant}"; it has: {variants}.',
-            f"Choose one of these in the policy, or {_how_to_build(variant)}.",
+            f"Choose one of these in the policy, or {_how_to_build(role, variant)}.",
         )
 
     def table(self, name: str) -> TableEntry:
@@ -300,8 +306,13 @@ class Manifest:
         )
 
 
-def _how_to_build(variant: str) -> str:
-    flag = BUILD_FLAGS.get(variant.rpartition(".")[2])
+def build_flag(role: Role, variant: str) -> str | None:
+    """Return the flag with which ``build`` writes a graph; ``None`` if it needs none, or there is no such graph."""
+    return BUILD_FLAGS[role].get(variant.rpartition(".")[2])
+
+
+def _how_to_build(role: Role, variant: str) -> str:
+    flag = build_flag(role, variant)
     return f"build the bundle again with {flag}" if flag else "rebuild"
 
 

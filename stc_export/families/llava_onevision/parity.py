@@ -53,6 +53,7 @@ class _Checker:
         ).graphs
         self.patches = [self._patches(frame) for frame in self.frames]
         self.features = self._features()
+        self.attention = self._attention() if inputs.form.attention else np.zeros(0, np.float32)
 
     def _pixels(self, frame: Frame) -> Any:
         mean, std = (
@@ -69,6 +70,14 @@ class _Checker:
         with torch.no_grad():
             out = self.model.model.vision_tower(self._pixels(self.frames[0]), output_hidden_states=True)
         return _array(out.hidden_states[-1][0])
+
+    def _attention(self) -> NDArray[np.float32]:
+        """What each token receives in the last layer, by transformers; only its plain form of attention tells."""
+        tower = self.model.model.vision_tower
+        tower.set_attn_implementation("eager")
+        with torch.no_grad():
+            out = tower(self._pixels(self.frames[0]), output_attentions=True)
+        return _array(out.attentions[-1][0].mean((0, 1)))
 
     def _typed(self, array: Any) -> NDArray[Any]:
         return np.ascontiguousarray(array, dtype=self.inputs.form.dtype)
@@ -108,9 +117,10 @@ class _Checker:
         state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.form.dtype) for s in graph.inputs[2:]}
         tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
         feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **state}
-        yield ParityCase(graph.file, "full", "transformers", feeds, {"features": self.features})
+        known, given = {"features": self.features, "attention": self.attention}, {s.name for s in graph.outputs}
+        yield ParityCase(graph.file, "full", "transformers", feeds, {n: v for n, v in known.items() if n in given})
         cache = self.inputs.run(graph.file, feeds)
-        state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n != "features"}
+        state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n.endswith("_out")}
         share = _SHARES[name]
         chosen = self._least_similar(len(tokens) // share or 1)
         feeds = {"patch_embeddings": self._typed(self.patches[1]), name: chosen, **state}
@@ -138,6 +148,8 @@ class _Checker:
             feeds["alpha"] = np.array([0.5], np.float32)
         if "noise" in specs:
             feeds["noise"] = np.random.default_rng(0).random(len(tokens), np.float32)
+        if "attention" in specs:
+            feeds["attention"] = self.attention
         if "carrier" in specs:
             feeds["carrier"] = np.zeros(len(tokens), np.int64)
         yield ParityCase(graph.file, "all tokens", "transformers", feeds, {"visual_tokens": tokens})

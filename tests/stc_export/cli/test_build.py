@@ -125,6 +125,12 @@ def test_build_metrics_are_a_list_in_any_order(pipeline: FakePipeline) -> None:
     assert [request.metrics for request in pipeline.requests] == [(), ("cosine", "l1", "dot")]
 
 
+def test_build_attention_is_asked_for_by_its_flag(pipeline: FakePipeline) -> None:
+    assert main(["build", "demo"]) == 0
+    assert main(["build", "demo", "--attention"]) == 0
+    assert [request.attention for request in pipeline.requests] == [False, True]
+
+
 def test_build_policy_file_is_read(pipeline: FakePipeline, tmp_path: Path) -> None:
     file = tmp_path / "policy.json"
     file.write_text('{"pruner": {"keep": 0.5}}', encoding="utf-8")

@@ -154,6 +154,16 @@ def test_policy_with_a_metric_that_is_not_built_names_the_flag(tiny_checkpoint: 
     assert plan.size.weights_bytes == plain.size.weights_bytes
 
 
+def test_policy_with_a_method_that_is_not_built_names_the_flag(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    policy = Policy(pruner=PrunerPolicy(method="visionzip"))
+    error = refusal(tiny_checkpoint, policy=policy, out=tmp_path / "x.stc")
+    told = 'The policy needs the pruner graph "visionzip", which is built only when asked for.'
+    assert (error.problem, error.fix) == (told, "Add --attention.")
+    request = BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc", policy=policy)
+    plan, plain = plan_build(replace(request, attention=True)), plan_build(replace(request, policy=Policy()))
+    assert [g.variant for g in plan.graphs if g not in plain.graphs] == ["visionzip"]
+
+
 def test_policy_that_the_model_cannot_hold_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     error = refusal(tiny_checkpoint, policy=Policy(memory=MemoryPolicy(kv_tokens=5000)), out=tmp_path / "x.stc")
     assert isinstance(error, PolicyError)

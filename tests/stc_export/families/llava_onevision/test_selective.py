@@ -126,6 +126,7 @@ class Graph:
         feeds = {"patch_embeddings": patches, SELECTION_INPUTS[self.selection]: indices, **self.state}
         outputs = self.engine.run(feeds, {})
         features = outputs.pop("features")
+        self.attention = outputs.pop("attention", None)
         if full or self.update == "rolling" or len(indices) == len(patches):
             self.state = {name.removesuffix("_out") + "_in": value for name, value in outputs.items()}
         return features
