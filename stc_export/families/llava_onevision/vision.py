@@ -234,11 +234,11 @@ class RankingEncoder(VisionEncoder):
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
             rows = head_rows(indices, self.heads)
             q, v = layer.split_heads(layer.qv(take_rows(normed, indices))).split(self.heads)
-            seen.append((q, layer.split_heads(k)))
             # Attention sees fresh keys; the state keeps those of the moment each token was last recomputed, so that
             # slow drift adds up until it is noticed.
             new[0].append(put_rows(key, rows, layer.split_heads(take_rows(k, indices))))
             new[1].append(put_rows(value, rows, v))
+            seen.append((q, layer.split_heads(k)))
             new[2].append(put_rows(attention, (indices,), layer.attend(*seen[-1], new[1][-1])))
             x = x + new[2][-1]
             new[3].append(put_rows(mlp, (indices,), layer.mlp(take_rows(x, indices))))
