@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stc_export.spec.memory import kept_tokens
-from stc_runtime.budgets.base import Allotment, FixedBudget, FrameBudget, FrameSize, Look
+from stc_runtime.budgets.base import FixedBudget, FrameBudget, FrameSize, Look
 from stc_runtime.budgets.change import ChangedBudget, RankedBudget
 from stc_runtime.budgets.dycoke import CycleBudget
 from stc_runtime.budgets.vidcom2 import UniquenessBudget
@@ -20,7 +20,7 @@ from stc_runtime.budgets.vidcom2 import UniquenessBudget
 if TYPE_CHECKING:
     from stc_export.spec.policy import Budget, PrunerPolicy
 
-__all__ = ["BUDGETS", "Allotment", "FixedBudget", "FrameBudget", "FrameSize", "Look"]
+__all__ = ["BUDGETS", "FixedBudget", "FrameBudget", "FrameSize", "Look"]
 
 #: What makes the budget of a policy for one stream.
 BUDGETS: Mapping[Budget, Callable[[FrameSize, PrunerPolicy], FrameBudget]] = {

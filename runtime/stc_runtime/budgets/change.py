@@ -102,7 +102,7 @@ class RankedBudget:
     def allot(self, look: Look) -> Allotment:
         """See :class:`~stc_runtime.budgets.base.FrameBudget`."""
         cosines = self._previous.cosines(looked_at(look))
-        self._scores = np.roll(self._scores, -1, axis=0)
+        self._scores[:-1] = self._scores[1:]
         self._scores[-1] = FIRST if cosines is None else 1 - cosines
         self._frames += 1
         count = min(self._ranked(), self._total(self._frames) - self._spent)
