@@ -16,7 +16,7 @@ SHARES = st.floats(0.001, 1.0)
 
 
 def test_policy_keys_are_those_of_the_policy_page() -> None:
-    assert len(policy_keys()) == 20
+    assert len(policy_keys()) == 21
     assert {"gate.mode", "cacher.interval", "pruner.keep", "memory.kv_tokens"} <= set(policy_keys())
 
 
