@@ -18,7 +18,8 @@ class PrunerHistory:
     * ``window``: the last W entries in a ring, each weighted ``1 / count`` of those there are.
     * ``mean``: the mean of all n entries, weighted ``n / (n + 1)``; the graph gives the current frame the remaining
       ``1 / (n + 1)``, because the released STC code appends a frame to its history before scoring it.
-    * ``last``: the last entry, with weight 1: a window of one row, whatever the policy's W is.
+    * ``last``: the last entry, with weight 1: a window of one row, whatever the policy's W is. It is the previous
+      frame's, unless the frame budget says that a frame is not to be remembered (``dycoke``).
     * ``none``: nothing; the graph has no history inputs.
 
     Before the first entry all weights are zero.

@@ -30,7 +30,7 @@ class StreamMemory:
             model: Shared engines.
             policy: Settings of the stream.
             sink: Token ids of the prompt before the video.
-            frame_tokens: K, tokens of one frame.
+            frame_tokens: Most tokens of one frame.
 
         Raises:
             ResourceError: The budget does not hold the sink and one frame, or the graph has fewer slots than it needs.
@@ -89,7 +89,7 @@ class StreamMemory:
         return self._visual_tokens if self._original else tokens
 
     def add_frame(self, tokens: NDArray[Any], indices: NDArray[np.int64]) -> int:
-        """Prefill the kept tokens of a frame and remember them.
+        """Prefill the kept tokens of a frame and remember them. A frame that keeps none leaves the memory as it is.
 
         Args:
             tokens: Visual tokens [K, D].
@@ -98,6 +98,8 @@ class StreamMemory:
         Returns:
             Frames that were evicted to make room.
         """
+        if not len(tokens):
+            return 0
         plan, state = planner.admit(self._state, "frame", len(tokens), self._span(len(tokens)))
         self._kv.apply(plan)
         self._remember(state)

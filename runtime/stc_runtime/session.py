@@ -54,14 +54,14 @@ class StreamSession:
 
         Raises:
             BundleError: The bundle lacks a graph that the policy names.
-            ResourceError: The policy's memory does not hold the prompt and one frame.
+            ResourceError: The policy's memory does not hold the prompt and the largest frame that its budget allows.
         """
         self._model = model
         self._policy = policy or model.manifest.policy
         self._encoder = FrameEncoder(model, self._policy)
         self._pruner = FramePruner(model, self._policy)
         self._memory = StreamMemory(
-            model, self._policy, self._encoded(model.manifest.prompt.before_video), self._pruner.kept
+            model, self._policy, self._encoded(model.manifest.prompt.before_video), self._pruner.most
         )
         self._last_s = -math.inf
         self._pushed = 0
@@ -219,8 +219,9 @@ class StreamSession:
             tokens, indices = self._pruner.prune(encoded.features, encoded.attention)
             pruned = time.perf_counter()
             evicted = self._memory.add_frame(tokens, indices)
-            pruner_ms, prefill_ms = (pruned - start) * 1e3, (time.perf_counter() - pruned) * 1e3
             kept = tuple(indices.tolist())
+            pruner_ms = (pruned - start) * 1e3
+            prefill_ms = (time.perf_counter() - pruned) * 1e3 if kept else 0.0
         self._last_s = time_s
         self._pushed += 1
         return FrameReport(

@@ -116,9 +116,8 @@ def _fit_text(fit: Fit) -> str:
     """Return whether it fits, and the least time of each stage."""
     fits = {True: "fits", False: "does not fit", None: "depends on the machine"}[fit.fits]
     room = "" if fit.room_bytes is None else f": it has room for {bytes_text(fit.room_bytes)}"
-    lines = [
-        facts([(f"on {fit.target}", f"{fits}{room}"), ("KV of 1,000 frames", bytes_text(fit.kv_per_1000_frames_bytes))])
-    ]
+    frames = f"{bytes_text(fit.kv_per_1000_frames_bytes)}, with {fit.frame_tokens} tokens each"
+    lines = [facts([(f"on {fit.target}", f"{fits}{room}"), ("KV of 1,000 frames", frames)])]
     rows = [
         (bound.stage, f"{2 * bound.macs / 1e9:.3g} Gop", bytes_text(bound.moved_bytes), ms_text(bound.ms), bound.limit)
         for bound in fit.stages

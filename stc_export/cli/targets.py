@@ -104,8 +104,13 @@ def fit_text(result: FitList) -> str:
         )
         for fit in result.fits
     ]
-    per_frames = sorted({(fit.precision, fit.kv_per_1000_frames_bytes) for fit in result.fits})
-    notes = facts([(f"KV of 1,000 frames, {precision}", bytes_text(count)) for precision, count in per_frames])
+    per_frames = sorted({(fit.precision, fit.kv_per_1000_frames_bytes, fit.frame_tokens) for fit in result.fits})
+    notes = facts(
+        [
+            (f"KV of 1,000 frames, {precision}", f"{bytes_text(count)}, with {tokens} tokens each")
+            for precision, count, tokens in per_frames
+        ]
+    )
     return f"{table(header, rows, right=(2, 3, 5, 6, 7, 8))}\n\n{notes}\n{BOUND_NOTE}"
 
 

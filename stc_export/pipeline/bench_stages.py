@@ -14,6 +14,7 @@ from stc_export.pipeline.bench_video import Scene
 from stc_export.pipeline.operations import frame_macs, llm_macs, vit_macs
 from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, Manifest
+from stc_export.spec.memory import BUDGET_COSTS
 from stc_export.spec.policy import SELECTIONS, GatePolicy, Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.store import Tensor
@@ -127,14 +128,14 @@ def measure_prefill(model: Model, policy: Policy, frames: int, repeats: int, pro
 
     Args:
         model: The bundle; its ``llm`` is opened.
-        policy: K and the positions are taken from it.
+        policy: K and the positions are taken from it; K is that of ``pruner.keep``, whatever the budget.
         frames: Frames of a pass; each pass starts with an empty memory.
         repeats: Passes.
         progress: Receiver of progress.
     """
     dims = model.manifest.dims
     total = dims.vision.visual_tokens
-    kept = FramePruner(model, policy).kept
+    kept = FramePruner(model, policy).usual
     if kept == total:
         return Measured((), (), ("prefill was not compared: the policy keeps all visual tokens",))
     roomy = _with_room(policy, model, frames)
@@ -220,7 +221,8 @@ class _StreamPasses:
         elapsed = timed_ms(lambda: reports.append(self._session.push(frame, time_s)))
         report, dims = reports[0], self._session.manifest.dims
         selection = self._session.policy.cacher.selection
-        self.macs += frame_macs(dims, selection, report.recomputed, report.kept_tokens, past)
+        runs = BUDGET_COSTS[self._session.policy.pruner.budget].pruner_runs
+        self.macs += frame_macs(dims, selection, report.recomputed, report.kept_tokens, past, runs)
         self.modes.append(report.mode)
         self.evicted += report.evicted_frames
         return elapsed

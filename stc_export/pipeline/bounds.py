@@ -15,7 +15,7 @@ from stc_export.pipeline.operations import gate_macs, llm_macs, llm_weights, pro
 from stc_export.pipeline.types import StageBound
 from stc_export.spec.interface import VIT_STATE
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_export.spec.memory import kept_tokens, kv_budget
+from stc_export.spec.memory import BUDGET_COSTS, kept_tokens, kv_budget
 from stc_runtime.footprint import kv_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def stage_bounds(
 
     Args:
         dims: Sizes of the model.
-        policy: Says R, K and how much the LLM remembers.
+        policy: Says R, K and how much the LLM remembers. K is that of ``pruner.keep``: with a budget that follows the
+            content it is an assumption, and with ``dtd``, which does not read the key, a guess.
         dtype: Type of weights and state.
         target: The device.
         precision: Which of the device's peaks counts.
@@ -42,6 +43,8 @@ def stage_bounds(
     frame, selection = tokens * vision.width, policy.cacher.selection
     recomputed = kept_tokens(tokens, policy.cacher.update_ratio)
     kept = kept_tokens(vision.visual_tokens, policy.pruner.keep)
+    runs = BUDGET_COSTS[policy.pruner.budget].pruner_runs
+    given = (runs - 1) * vision.visual_tokens + kept
     past = kv_budget(policy.memory, text.context)
     state = frame * sum(vision.layers if tensor.scope == "layer" else 1 for tensor in VIT_STATE[selection])
     patches = 3 * vision.patch_size**2 * vision.width
@@ -57,7 +60,7 @@ def stage_bounds(
             vit_macs(vision, selection, recomputed),
             (encoder + state + state * recomputed // tokens) * size,
         ),
-        ("pruner", projector_macs(dims), (projector + frame + kept * text.width) * size),
+        ("pruner", runs * projector_macs(dims), (runs * (projector + frame) + given * text.width) * size),
         ("prefill", llm_macs(text, kept, past), memory + kept * token),
         ("decode", llm_macs(text, 1, past), memory + token),
     )

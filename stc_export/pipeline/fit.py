@@ -31,5 +31,6 @@ def fit_target(target: Target, dims: ModelDims, policy: Policy, precision: Preci
         session_bytes=session_bytes,
         fits=None if room is None else session_bytes <= room,
         kv_per_1000_frames_bytes=kv_bytes(dims, _MANY_FRAMES * kept, dtype),
+        frame_tokens=kept,
         stages=stage_bounds(dims, policy, dtype, target, precision),
     )

@@ -71,17 +71,21 @@ def _llm_layer_weights(text: TextDims) -> int:
     return text.width * (2 * q_width + 2 * kv_width + 3 * text.mlp_width)
 
 
-def frame_macs(dims: ModelDims, selection: Selection, recomputed: int, kept: int, past: int) -> int:
+def frame_macs(
+    dims: ModelDims, selection: Selection, recomputed: int, kept: int, past: int, pruner_runs: int = 1
+) -> int:
     """A whole frame: gate, and unless R = ``recomputed`` is 0 (a skipped frame) ViT, projector and prefill.
 
     Args:
         dims: Sizes.
         selection: Who names the R tokens.
         recomputed: R.
-        kept: K, tokens that the LLM gets.
+        kept: K, tokens that the LLM gets; it does not run for none.
         past: Tokens that the LLM remembers before the frame.
+        pruner_runs: Runs of the pruner graph (:data:`stc_export.spec.memory.BUDGET_COSTS`).
     """
     if not recomputed:
         return gate_macs(dims.vision)
     encoded = gate_macs(dims.vision) + vit_macs(dims.vision, selection, recomputed)
-    return encoded + projector_macs(dims) + llm_macs(dims.text, kept, past)
+    prefill = llm_macs(dims.text, kept, past) if kept else 0
+    return encoded + pruner_runs * projector_macs(dims) + prefill

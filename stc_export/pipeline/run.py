@@ -175,7 +175,7 @@ def _latencies(log: _Log) -> StageLatencies:
         vit_full=latency(report.vit_ms for report in log.frames if report.mode == "full"),
         vit_selective=latency(report.vit_ms for report in log.frames if report.mode == "selective"),
         pruner=latency(report.pruner_ms for report in encoded),
-        prefill=latency(report.prefill_ms for report in encoded),
+        prefill=latency(report.prefill_ms for report in encoded if report.kept_tokens),
         decode=latency(log.decode_ms),
     )
 

@@ -101,6 +101,8 @@ class Fit:
         session_bytes: Memory of one session, an estimate.
         fits: Whether there is room; ``None`` if that is not known.
         kv_per_1000_frames_bytes: Memory of the keys and values of a thousand frames, if all were remembered.
+        frame_tokens: Tokens of a frame in that figure and in the stages: K as ``pruner.keep`` says it. Budgets that
+            follow the content (``pruner.budget``) give each frame its own.
         stages: Bounds, not predictions.
     """
 
@@ -110,6 +112,7 @@ class Fit:
     session_bytes: int
     fits: bool | None
     kv_per_1000_frames_bytes: int
+    frame_tokens: int
     stages: tuple[StageBound, ...]
 
 

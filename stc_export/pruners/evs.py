@@ -1,7 +1,8 @@
 """EVS' ranking (arXiv 2510.14624, as vLLM computes it): what changed most since the previous frame stays.
 
-TimeChat-Online's DTD (arXiv 2504.17343, on features) has the same score. Both let the count of a frame follow from the
-scores, EVS by one ranking over the whole video, DTD by a threshold; here each frame has the same K.
+TimeChat-Online's DTD (arXiv 2504.17343, on features) and DyCoke's temporal stage (arXiv 2411.15024) have this score.
+EVS takes a frame's count from one ranking over the whole video, DTD from a threshold, DyCoke from its place among four;
+here K is given, and such counts are the runtime's (policy ``pruner.budget``).
 History: the entry of the previous frame, owned by the host. A frame is scored first and its entry replaces that one.
 """
 

@@ -1,6 +1,7 @@
 """VidCom2's token scores as its paper defines them (arXiv 2505.14454), over a window of the stream.
 
-Its frame budgets are left out: they spread a count over the frames of a clip, and here each frame has the same K.
+K is given. The paper's frame budgets, which spread a count over the frames of a clip, are the runtime's (policy
+``pruner.budget``), for any method.
 History: a window of the last W entries, owned by the host. A frame is scored first and its entry is pushed afterwards.
 """
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stc_export.spec.errors import PolicyError, ResourceError
 
 if TYPE_CHECKING:
-    from stc_export.spec.policy import MemoryPolicy
+    from collections.abc import Callable, Mapping
+
+    from stc_export.spec.policy import Budget, MemoryPolicy, PrunerPolicy
 
 #: Visual memory that is kept by default where the model's context allows it.
 _DEFAULT_KV_TOKENS = 8192
@@ -66,3 +69,33 @@ def kept_tokens(total: int, keep: float) -> int:
     The product is computed with a little slack, so that 0.3 of 10 is 3 in spite of binary fractions.
     """
     return min(total, max(1, int(total * keep + 1e-9)))
+
+
+@dataclass(frozen=True)
+class BudgetCost:
+    """What a budget asks of the device.
+
+    Attributes:
+        most: (M, policy) -> most tokens that it gives one frame: what the memory must have room for.
+        pruner_runs: Runs of the pruner graph for one frame. A budget that looks at the tokens of a frame needs all of
+            them first, and then those that are kept.
+    """
+
+    most: Callable[[int, PrunerPolicy], int]
+    pruner_runs: int
+
+
+def _most_of_vidcom2(total: int, pruner: PrunerPolicy) -> int:
+    """The share of a frame is below keep * (2 - 1 / F) with F = W + 1 frames, and the remainder adds up to a token."""
+    share = pruner.keep * (2 - 1 / (pruner.history + 1))
+    return min(total, int(total * share) + 1)
+
+
+#: Every budget of :data:`stc_export.spec.policy.Budget`.
+BUDGET_COSTS: Mapping[Budget, BudgetCost] = {
+    "fixed": BudgetCost(lambda total, pruner: kept_tokens(total, pruner.keep), 1),
+    "vidcom2": BudgetCost(_most_of_vidcom2, 2),
+    "dtd": BudgetCost(lambda total, _pruner: total, 2),
+    "evs": BudgetCost(lambda total, _pruner: total, 2),
+    "dycoke": BudgetCost(lambda total, _pruner: total, 1),
+}

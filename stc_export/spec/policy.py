@@ -20,12 +20,16 @@ Selection = Literal["gate", "per_layer", "shared"]
 Metric = Literal["cosine", "l1", "l2", "dot"]
 CacheUpdate = Literal["reference", "rolling"]
 Positions = Literal["contiguous", "original"]
+Budget = Literal["fixed", "vidcom2", "dtd", "evs", "dycoke"]
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 _GATE_MODES: tuple[GateMode, ...] = get_args(GateMode)
 _CACHE_UPDATES: tuple[CacheUpdate, ...] = get_args(CacheUpdate)
 _POSITIONS: tuple[Positions, ...] = get_args(Positions)
+_BUDGETS: tuple[Budget, ...] = get_args(Budget)
+#: What ``dycoke`` cannot go below: the first of each four frames is kept whole.
+_DYCOKE_LEAST = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,13 @@ class PrunerPolicy:
         method: A pruner graph of the bundle: ``none``, ``random``, ``stc_gaussian``, ``stc_dual_anchor``, ...
         keep: K / M, the share of a frame's visual tokens that is kept. In (0, 1].
         alpha: Weight of the temporal against the spatial anchor (``stc_dual_anchor``). In [0, 1].
-        history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor`` and ``vidcom2``). At least 1.
+        history: Frames that the temporal anchor remembers (W, ``stc_dual_anchor`` and ``vidcom2``), and those before
+            the current one that the budgets ``vidcom2`` and ``evs`` look at. At least 1.
         seed: Start of the sequence of random numbers (``random``). At least 0.
+        budget: What decides K of each frame: ``fixed``, the same for all; or, from the content, ``vidcom2``, ``dtd``
+            and ``evs``; or ``dycoke``, by the frame's place among four. The method says which tokens these are.
+        threshold: A token whose cosine with the one at its place in the frame before is above this counts as known
+            (budget ``dtd``). In [0, 1].
     """
 
     method: str = "stc_dual_anchor"
@@ -94,6 +103,8 @@ class PrunerPolicy:
     alpha: float = 0.5
     history: int = 16
     seed: int = 0
+    budget: Budget = "fixed"
+    threshold: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -132,12 +143,15 @@ class Policy:
         _check_choice("cacher.update", self.cacher.update, _CACHE_UPDATES)
         _check_choice("cacher.metric", self.cacher.metric, METRIC_NAMES)
         _check_choice("memory.positions", self.memory.positions, _POSITIONS)
+        _check_choice("pruner.budget", self.pruner.budget, _BUDGETS)
         _check_share("gate.tau", self.gate.tau, low_open=True)
         _check_share("gate.cut", self.gate.cut)
         _check_share("gate.floor", self.gate.floor)
         _check_share("cacher.update_ratio", self.cacher.update_ratio, low_open=True)
         _check_share("pruner.keep", self.pruner.keep, low_open=True)
         _check_share("pruner.alpha", self.pruner.alpha)
+        _check_share("pruner.threshold", self.pruner.threshold)
+        _check_keep(self.pruner)
         _check_least("gate.margin", self.gate.margin, 0)
         _check_least("gate.max_interval", self.gate.max_interval, 1)
         _check_least("gate.bucket", self.gate.bucket, 1)
@@ -220,6 +234,17 @@ def _check_share(name: str, value: float, *, low_open: bool = False) -> None:
     if not 0.0 <= value <= 1.0 or (low_open and value == 0.0):
         bounds = "above 0 and at most 1" if low_open else "from 0 to 1"
         raise PolicyError(f"{name} is {value:g}, expected a number {bounds}.", f"Set {name} inside that range.")
+
+
+def _check_keep(pruner: PrunerPolicy) -> None:
+    """Check that a budget can keep as little as it is asked to."""
+    least: Mapping[Budget, float] = {"dycoke": _DYCOKE_LEAST}
+    if pruner.keep < least.get(pruner.budget, 0.0):
+        raise PolicyError(
+            f'pruner.keep is {pruner.keep:g}, but the budget "{pruner.budget}" keeps the first of each four frames '
+            f"whole: at least {_DYCOKE_LEAST:g} of all tokens.",
+            f"Set pruner.keep to at least {_DYCOKE_LEAST:g}, or choose another pruner.budget.",
+        )
 
 
 def _check_least(name: str, value: int, least: int) -> None:

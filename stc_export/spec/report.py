@@ -21,13 +21,13 @@ class FrameReport:
         similarity: Mean cosine of the frame's patch embeddings with the reference's; 0 without a reference.
         change: Relative change of the patch embeddings, |x - r| / |r|; infinite without a reference.
         visual_tokens: M, visual tokens before pruning.
-        kept_tokens: K, visual tokens that the LLM got (0 for skip).
+        kept_tokens: K, visual tokens that the LLM got (0 for skip, and where the budget gave an encoded frame none).
         kept_indices: Which they were, ascending: numbers below M in raster order.
         evicted_frames: Frames that left the memory to make room.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the vision transformer (0 for skip).
         pruner_ms: Time of projector and pruner (0 for skip).
-        prefill_ms: Time of the LLM over the kept tokens (0 for skip).
+        prefill_ms: Time of the LLM over the kept tokens (0 without any).
     """
 
     time_s: float

@@ -73,7 +73,7 @@ def _times(frames: Sequence[FrameReport], asked: Iterable[tuple[AnswerPiece, ...
         vit_full=_ms(r.vit_ms for r in frames if r.mode == "full"),
         vit_selective=_ms(r.vit_ms for r in frames if r.mode == "selective"),
         pruner=_ms(r.pruner_ms for r in encoded),
-        prefill=_ms(r.prefill_ms for r in encoded),
+        prefill=_ms(r.prefill_ms for r in encoded if r.kept_tokens),
         decode=_ms(piece.step_ms for pieces in tokens for piece in pieces[1:]),
         first_token=_ms(pieces[0].elapsed_ms for pieces in tokens if pieces),
     )

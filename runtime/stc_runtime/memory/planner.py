@@ -221,12 +221,13 @@ def _check_fits(limits: Limits, sink: int, segment: Segment) -> None:
         raise ResourceError(
             f"The memory holds {limits.kv_tokens} tokens (memory.kv_tokens), but the prompt ({sink}) and one "
             f"{segment.kind} ({segment.tokens}) need {slots}.",
-            f"Set memory.kv_tokens to at least {slots}, or keep fewer tokens of a frame (pruner.keep).",
+            f"Set memory.kv_tokens to at least {slots}, or keep fewer tokens of a frame (pruner.keep, pruner.budget).",
         )
     positions = sink + segment.span + limits.answer_tokens
     if positions > limits.context:
         raise ResourceError(
             f"The model has {limits.context} positions, but the prompt ({sink}), one {segment.kind} ({segment.span}) "
             f"and memory.answer_tokens ({limits.answer_tokens}) need {positions}.",
-            'Lower memory.answer_tokens, or set memory.positions to "contiguous" and keep fewer tokens (pruner.keep).',
+            'Lower memory.answer_tokens, or set memory.positions to "contiguous" and keep fewer tokens (pruner.keep, '
+            "pruner.budget).",
         )

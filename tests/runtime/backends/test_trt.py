@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from stc_engines.profiles import profiles_of
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
 from stc_export.spec.memory import kept_tokens
-from stc_export.spec.policy import CacherPolicy, GatePolicy, MemoryPolicy, Policy
+from stc_export.spec.policy import Budget, CacherPolicy, GatePolicy, MemoryPolicy, Policy, PrunerPolicy
 from stc_runtime import Bundle, Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.replay import MOST_CALLS
@@ -92,6 +94,18 @@ def test_a_stream_whose_positions_are_renumbered_is_the_same(bundle: Bundle, tmp
     policy = Policy(GatePolicy("off"), memory=MemoryPolicy(kv_tokens=40, answer_tokens=970))
     backend = fake_backend(bundle, tmp_path, any_shape)
     assert play(bundle, backend, policy) == play(bundle, OrtBackend(threads=1), policy)
+
+
+@pytest.mark.parametrize("budget", ["vidcom2", "dtd"])
+def test_a_stream_whose_frames_keep_other_counts_is_the_same_with_engines_as_they_are_built(
+    bundle: Bundle, tmp_path: Path, budget: Budget
+) -> None:
+    """Features are on the device when the pruner runs for the second time, and K changes from frame to frame."""
+    pruner = PrunerPolicy("evs", keep=0.4, history=4, budget=budget, threshold=0.99)
+    policy = Policy(GatePolicy("paper"), pruner=pruner, memory=replace(SMALL, answer_tokens=500))
+    found = play(bundle, fake_backend(bundle, tmp_path, profiles_of), policy)
+    assert found == play(bundle, OrtBackend(threads=1), policy)
+    assert len({len(kept) for _, _, kept, *_ in found[0]}) > 2
 
 
 def test_state_does_not_travel(bundle: Bundle, tmp_path: Path) -> None:

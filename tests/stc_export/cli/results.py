@@ -35,6 +35,7 @@ PLAN = t.BuildPlan(
         8_900_000,
         fits=True,
         kv_per_1000_frames_bytes=7_000_000,
+        frame_tokens=58,
         stages=(t.StageBound("decode", 500_000_000, 3_000_000_000, 10.0, "memory"),),
     ),
 )

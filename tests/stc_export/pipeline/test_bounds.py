@@ -13,7 +13,7 @@ from stc_engines.table import Throughput
 from stc_export.pipeline.bounds import stage_bounds
 from stc_export.pipeline.types import StageBound
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
-from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
+from stc_export.spec.policy import Budget, CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
 
 #: C = 4, mlp 8, T = 16 in a grid of 4, M = 4; D = 8, q = 8, kv = 4, mlp 16, 3 layers, 10 words.
 DIMS = ModelDims(
@@ -68,6 +68,15 @@ def test_bytes_are_weights_and_state_once() -> None:
         "prefill": 2 * llm + kv + 2 * token,
         "decode": 2 * llm + kv + token,
     }
+
+
+@pytest.mark.parametrize(("budget", "runs", "given_tokens"), [("dycoke", 1, 2), ("vidcom2", 2, 6), ("dtd", 2, 6)])
+def test_budget_that_looks_at_the_tokens_runs_the_pruner_twice(budget: Budget, runs: int, given_tokens: int) -> None:
+    plain, found = bounds(), bounds(policy=replace(POLICY, pruner=PrunerPolicy(keep=0.5, budget=budget)))
+    assert found["pruner"].macs == runs * plain["pruner"].macs
+    # Weights and features each time; all M = 4 tokens the first time, K = 2 in the end.
+    assert found["pruner"].moved_bytes == 2 * (runs * (4 * 8 + 64 + 64) + given_tokens * 8)
+    assert {**found, "pruner": plain["pruner"]} == plain
 
 
 def test_longer_of_the_two_is_the_bound() -> None:

@@ -51,8 +51,9 @@ def test_session_fits_up_to_the_last_byte_of_the_room(tiny_bundle: Path) -> None
 def test_thousand_frames_are_kept_tokens_in_all_layers(tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
     text, kept = manifest.dims.text, 2  # 30 % of 9, rounded down as a stream does
-    found = fit_targets(str(tiny_bundle))[0].kv_per_1000_frames_bytes
-    assert found == 1000 * kept * 2 * text.layers * text.kv_heads * text.head_dim * 4
+    fit = fit_targets(str(tiny_bundle))[0]
+    assert fit.frame_tokens == kept
+    assert fit.kv_per_1000_frames_bytes == 1000 * kept * 2 * text.layers * text.kv_heads * text.head_dim * 4
 
 
 def test_nothing_by_that_name_is_a_wrong_input() -> None:

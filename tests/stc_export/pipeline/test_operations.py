@@ -87,6 +87,12 @@ def test_frame_macs_of_a_skipped_frame_are_the_gates() -> None:
     assert frame_macs(SMALL, "gate", 0, 0, 100) == gate_macs(SMALL.vision)
 
 
+def test_frame_macs_of_a_frame_that_keeps_nothing_have_no_prefill_and_count_every_run_of_the_pruner() -> None:
+    once = frame_macs(SMALL, "shared", 1, 0, 3)
+    assert once == 4 * 588 * 4 + 208 + 240
+    assert frame_macs(SMALL, "shared", 1, 0, 3, pruner_runs=2) == once + 240
+
+
 def test_frame_macs_of_an_encoded_frame_are_the_sum_of_its_graphs() -> None:
     assert frame_macs(SMALL, "shared", 1, 2, 3) == 4 * 588 * 4 + 208 + 240 + 4016
 

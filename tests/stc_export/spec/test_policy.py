@@ -52,7 +52,18 @@ ANY_POLICY = st.builds(
         OPEN_SHARE,
         st.sampled_from(METRIC_NAMES),
     ),
-    pruner=st.builds(PrunerPolicy, st.text(), OPEN_SHARE, SHARE, COUNT, st.integers(0, 2**63 - 1)),
+    pruner=st.sampled_from(["fixed", "vidcom2", "dtd", "evs", "dycoke"]).flatmap(
+        lambda budget: st.builds(
+            PrunerPolicy,
+            st.text(),
+            st.floats(0.25, 1.0) if budget == "dycoke" else OPEN_SHARE,
+            SHARE,
+            COUNT,
+            st.integers(0, 2**63 - 1),
+            st.just(budget),
+            SHARE,
+        )
+    ),
     memory=st.builds(
         MemoryPolicy, st.none() | COUNT, st.integers(16, 10**6), st.sampled_from(["contiguous", "original"])
     ),
@@ -61,7 +72,7 @@ POLICY = ANY_POLICY.filter(lambda parts: parts["gate"].mode != "adaptive" or par
     lambda parts: Policy(**parts)
 )
 #: Key, a value just outside the range, and what is said about it.
-SHARES = ("gate.cut", "gate.floor", "pruner.alpha")
+SHARES = ("gate.cut", "gate.floor", "pruner.alpha", "pruner.threshold")
 OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "pruner.keep")
 LEASTS = (
     ("gate.max_interval", 1),
@@ -78,6 +89,7 @@ CHOICES = (
     ("cacher.selection", "layer", 'Did you mean "per_layer"? Known: gate, per_layer, shared.'),
     ("cacher.update", "never", "Known: reference, rolling."),
     ("cacher.metric", "cosin", 'Did you mean "cosine"? Known: cosine, l1, l2, dot.'),
+    ("pruner.budget", "vidcom", 'Did you mean "vidcom2"? Known: fixed, vidcom2, dtd, evs, dycoke.'),
     ("memory.positions", "orignal", 'Did you mean "original"? Known: contiguous, original.'),
 )
 
@@ -143,6 +155,17 @@ def test_unknown_choice_is_refused_in_python_and_in_a_file(key: str, value: str,
     with pytest.raises(PolicyError) as caught:
         policy_from_text(file_text(key, value), "my.json")
     assert caught.value.problem == f'Policy "my.json" cannot be used: {key} is "{value}". {choices}'
+
+
+def test_dycoke_below_a_quarter_is_refused_and_a_quarter_is_not() -> None:
+    assert replace(Policy(), pruner=PrunerPolicy(budget="dycoke", keep=0.25))
+    with pytest.raises(PolicyError) as caught:
+        Policy(pruner=PrunerPolicy(budget="dycoke", keep=0.2))
+    assert caught.value.problem == (
+        'pruner.keep is 0.2, but the budget "dycoke" keeps the first of each four frames whole: at least 0.25 of all '
+        "tokens."
+    )
+    assert caught.value.fix == "Set pruner.keep to at least 0.25, or choose another pruner.budget."
 
 
 def test_every_field_of_a_policy_is_covered_above() -> None:

@@ -16,7 +16,7 @@ SHARES = st.floats(0.001, 1.0)
 
 
 def test_policy_keys_are_those_of_the_policy_page() -> None:
-    assert len(policy_keys()) == 20
+    assert len(policy_keys()) == 22
     assert {"gate.mode", "cacher.interval", "pruner.keep", "memory.kv_tokens"} <= set(policy_keys())
 
 
@@ -46,6 +46,7 @@ def test_values_have_the_types_of_their_fields() -> None:
     assert parse_axis("pruner.method=random, none").values == ("random", "none")
     assert parse_axis("memory.kv_tokens=null,64").values == (None, 64)
     assert parse_axis("pruner.keep=1").values == (1.0,)
+    assert parse_axis("pruner.budget=fixed,vidcom2").values == ("fixed", "vidcom2")
 
 
 @pytest.mark.parametrize(
