@@ -57,7 +57,7 @@ def write_all(directory: Path, dtype: DType, out: Path) -> tuple[SplitModel, dic
 
 def stored(folder: Path, place: StoredTensor) -> torch.Tensor:
     data = (folder / place.file).read_bytes()[place.offset : place.offset + place.length]
-    return torch.from_numpy(np.frombuffer(bytearray(data), place.dtype).reshape(place.shape))
+    return torch.frombuffer(bytearray(data), dtype=getattr(torch, place.dtype)).reshape(place.shape)
 
 
 def _short(key: str) -> str:
@@ -110,7 +110,7 @@ def expected_tensors(directory: Path) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_files_hold_the_tensors_of_the_checkpoint_in_the_order_of_the_graphs(
     tiny_checkpoint: Path, tmp_path: Path, dtype: DType
 ) -> None:
@@ -261,6 +261,8 @@ def test_source_that_is_missing_is_named(tmp_path: Path) -> None:
         (float("nan"), "float16", "holds NaN or infinity as float16"),
         (float("nan"), "float32", "holds NaN or infinity as float32"),
         (float("inf"), "float32", "holds NaN or infinity as float32"),
+        (3.4e38, "bfloat16", "overflows as bfloat16"),
+        (float("nan"), "bfloat16", "holds NaN or infinity as bfloat16"),
     ],
 )
 @pytest.mark.parametrize("permute", [(), (1, 0)])
