@@ -285,6 +285,22 @@ def test_largest_half_is_stored(tmp_path: Path) -> None:
     assert found.tolist() == [65504.0, -65504.0, 0.0]
 
 
+@pytest.mark.parametrize("permute", [(), (1, 0)])
+def test_bfloat16_of_the_checkpoint_is_copied_byte_for_byte_and_never_widened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permute: tuple[int, ...]
+) -> None:
+    """Every finite bfloat16, the smallest ones and minus zero included."""
+    bits = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    finite = torch.from_numpy(bits[(bits & 0x7F80) != 0x7F80].reshape(-1, 2))
+    tensor = finite.view(torch.bfloat16)
+    checkpoint = checkpoint_of(tmp_path / "m", {"a": tensor})
+    monkeypatch.setattr(torch.Tensor, "float", None)
+    shape = tuple(tensor.permute(permute).shape) if permute else tuple(tensor.shape)
+    found = write_one(checkpoint, WeightRecipe("w", "bfloat16", shape, ("a",), permute=permute), tmp_path / "w.weights")
+    expected = finite.permute(permute) if permute else finite
+    assert torch.equal(found.view(torch.uint16), expected)
+
+
 def test_weights_that_cannot_be_read_any_more_are_a_checkpoint_error(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(tmp_path / "m", {"a": torch.zeros(4)})
     (tmp_path / "m" / "model.safetensors").unlink()
