@@ -25,8 +25,9 @@ from stc_export.cli.progress import LineProgress
 from stc_export.demo.checkpoint import DEMO_MODEL
 from stc_export.demo.tokenizer import build_tokenizer
 from stc_export.spec.policy import Policy, PrunerPolicy, named_policies
-from stc_export.validate.baselines import answered, blind_prior
-from stc_export.validate.demo import run_quizzes
+from stc_export.validate.baselines import blind_prior
+from stc_export.validate.demo import quiz_clip, run_quizzes
+from stc_export.validate.scorers import answered
 from stc_export.validate.statistics import accuracy, agreement, difference
 from stc_export.validate.types import Answered, Outcome
 from stc_export.world.questions import DETAIL, GROUPS, TEMPLATES
@@ -124,7 +125,7 @@ def _torch_answers(quizzes: Sequence[Quiz], *, watch: bool) -> list[Answered]:
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     wording = Wording(build_tokenizer())
     return [
-        answered(quiz, place, given)
+        answered(quiz.clip.name, place, quiz_clip(quiz).questions[place], given)
         for quiz in quizzes
         for place, given in enumerate(answer_quiz(model, wording, quiz, watch=watch))
     ]

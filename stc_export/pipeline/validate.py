@@ -17,14 +17,13 @@ from stc_export.spec.errors import MissingDependencyError, UsageError
 from stc_export.spec.files import write_file
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.progress import Progress
-from stc_export.validate.baselines import answered
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.rows import SettingClip
+from stc_export.validate.scorers import answered
 from stc_export.validate.sweep import make_settings, parse_axis
-from stc_export.validate.tasks import find_task
-from stc_export.validate.types import ClipOutcome, Setting
-from stc_export.world.splits import Quiz
+from stc_export.validate.tasks import Task, find_task
+from stc_export.validate.types import ClipOutcome, Setting, TaskClip
 from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
 
@@ -40,7 +39,8 @@ class _Job:
 
     request: ValidateRequest
     plan: Plan
-    quizzes: tuple[Quiz, ...]
+    task: Task
+    clips: tuple[TaskClip, ...]
     manifest: Manifest
     jobs: int
 
@@ -85,10 +85,10 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
             ).close()  # what does not fit the bundle is told before hours have passed
             advance(1)
     with progress.stage("questions"):
-        quizzes = task.read(request.limit)
+        clips = task.read(request.limit)
     digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
-    plan = Plan("stc.validate-plan/1", digest, task.name, len(quizzes), read_cpu_model(), settings)
-    return _Job(request, plan, quizzes, model.manifest, request.jobs or count_cores())
+    plan = Plan("stc.validate-plan/1", digest, task.name, len(clips), read_cpu_model(), settings)
+    return _Job(request, plan, task, clips, model.manifest, request.jobs or count_cores())
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -104,11 +104,11 @@ def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
     plan, folder = job.plan, job.request.report
     done = {(one.setting, one.outcome.clip): one.outcome for one in rows.done}
     _check_rows(job, rows.done)
-    total = len(plan.settings) * len(job.quizzes)
+    total = len(plan.settings) * len(job.clips)
     begun = f", {len(done)} of {total} done before" if done else ""
-    progress.note(f"{len(plan.settings)} runs of {len(job.quizzes)} clips, {job.jobs} at a time{begun}")
+    progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {job.jobs} at a time{begun}")
     missing = [
-        Part(setting, tuple(quiz for quiz in job.quizzes if (setting.name, quiz.clip.name) not in done))
+        Part(job.task, setting, tuple(clip for clip in job.clips if (setting.name, clip.name) not in done))
         for setting in plan.settings
     ]
     with progress.stage("clips", total - len(done), "clips") as advance:
@@ -125,11 +125,11 @@ def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
 
 def _check_rows(job: _Job, rows: Sequence[SettingClip]) -> None:
     """Rows that are there must be those of this plan, each clip once, with its questions."""
-    quizzes = {quiz.clip.name: quiz for quiz in job.quizzes}
-    open_ones = {(setting.name, clip) for setting in job.plan.settings for clip in quizzes}
+    clips = {clip.name: clip for clip in job.clips}
+    open_ones = {(setting.name, clip) for setting in job.plan.settings for clip in clips}
     for row in rows:
         key = row.setting, row.outcome.clip
-        if key not in open_ones or not _answers_fit(row.outcome, quizzes[row.outcome.clip]):
+        if key not in open_ones or not _answers_fit(row.outcome, clips[row.outcome.clip]):
             raise UsageError(
                 f'"{job.request.report / RESULTS}" has rows of "{key[1]}" under "{key[0]}" that do not belong there.',
                 "Name another folder with --report.",
@@ -137,15 +137,16 @@ def _check_rows(job: _Job, rows: Sequence[SettingClip]) -> None:
         open_ones.remove(key)
 
 
-def _answers_fit(outcome: ClipOutcome, quiz: Quiz) -> bool:
-    if len(outcome.answers) != len(quiz.questions):
+def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
+    if len(outcome.answers) != len(clip.questions):
         return False
-    return outcome.answers == tuple(answered(quiz, place, a.text) for place, a in enumerate(outcome.answers))
+    pairs = enumerate(zip(clip.questions, outcome.answers, strict=True))
+    return outcome.answers == tuple(answered(clip.name, place, q, a.text) for place, (q, a) in pairs)
 
 
 def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
     plan = job.plan
-    clips = [[done[setting.name, quiz.clip.name] for quiz in job.quizzes] for setting in plan.settings]
+    clips = [[done[setting.name, clip.name] for clip in job.clips] for setting in plan.settings]
     scores = [score(setting, own, clips[0]) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
     return ValidateResult(
         schema=SCHEMA,
@@ -153,8 +154,8 @@ def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
         bundle=describe_bundle(job.request.bundle, job.manifest),
         target=job.manifest.target,
         task=plan.task,
-        clips=len(job.quizzes),
-        questions=sum(len(quiz.questions) for quiz in job.quizzes),
+        clips=len(job.clips),
+        questions=sum(len(clip.questions) for clip in job.clips),
         jobs=job.jobs,
         settings=(score(plan.settings[0], clips[0], None), *scores),
         environment=read_environment(1, load_before),

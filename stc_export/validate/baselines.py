@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from stc_export.validate.demo import quiz_clip
+from stc_export.validate.scorers import answered
 from stc_export.validate.types import Answered
 from stc_export.world.questions import LETTERS, Question
 from stc_export.world.splits import Quiz
@@ -26,11 +28,8 @@ def blind_prior(seen: Sequence[Quiz], asked: Sequence[Quiz]) -> list[Answered]:
         shares = [right[question.text, o] / max(offered[question.text, o], 1) for o in question.options]
         return LETTERS[shares.index(max(shares))]
 
-    return [answered(quiz, place, best(q)) for quiz in asked for place, q in enumerate(quiz.questions)]
-
-
-def answered(quiz: Quiz, place: int, text: str) -> Answered:
-    """Return the record of an answer to question number ``place`` of a quiz; its first character is what was given."""
-    question = quiz.questions[place]
-    given = text.strip()[:1]
-    return Answered(quiz.clip.name, place, question.template, question.group, question.letter, given, text)
+    return [
+        answered(quiz.clip.name, place, task_question, best(question))
+        for quiz in asked
+        for place, (question, task_question) in enumerate(zip(quiz.questions, quiz_clip(quiz).questions, strict=True))
+    ]

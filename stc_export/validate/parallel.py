@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -14,10 +14,9 @@ from pathlib import Path
 
 from stc_engines.opening import open_backend
 from stc_export.spec.errors import ResourceError, StcError
-from stc_export.validate.demo import watch_quiz
 from stc_export.validate.rows import SettingClip
-from stc_export.validate.types import Setting
-from stc_export.world.splits import Quiz
+from stc_export.validate.tasks import Task
+from stc_export.validate.types import Setting, TaskClip
 from stc_runtime.session import StreamSession
 
 #: Least and most clips of a process: opening a bundle takes as long as a clip or two.
@@ -26,10 +25,11 @@ _LEAST_CLIPS, _MOST_CLIPS = 4, 32
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does: some clips under one setting."""
+    """What one process does: some clips of a task under one setting."""
 
+    task: Task
     setting: Setting
-    quizzes: tuple[Quiz, ...]
+    clips: tuple[TaskClip, ...]
 
 
 def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
@@ -39,12 +39,12 @@ def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
         work: What is to be done.
         jobs: Processes.
     """
-    total = sum(len(part.quizzes) for part in work)
+    total = sum(len(part.clips) for part in work)
     size = max(_LEAST_CLIPS, min(_MOST_CLIPS, -(-total // jobs)))
     return [
-        Part(part.setting, part.quizzes[first : first + size])
+        replace(part, clips=part.clips[first : first + size])
         for part in work
-        for first in range(0, len(part.quizzes), size)
+        for first in range(0, len(part.clips), size)
     ]
 
 
@@ -126,8 +126,8 @@ def _finish(process: BaseProcess) -> None:
 def _work(link: Connection, bundle: Path, part: Part) -> None:
     try:
         with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
-            for quiz in part.quizzes:
-                link.send(SettingClip(part.setting.name, watch_quiz(session, quiz)))
+            for clip in part.clips:
+                link.send(SettingClip(part.setting.name, part.task.watch(session, clip)))
     except BrokenPipeError:  # whoever started this one is gone
         return
     except (StcError, MemoryError, OSError, ImportError) as error:

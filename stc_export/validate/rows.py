@@ -26,6 +26,7 @@ class QuestionRow:
     group: str
     right: str
     given: str
+    correct: bool
     text: str
 
 
@@ -68,7 +69,18 @@ def write_rows(done: SettingClip) -> bytes:
     """Return the lines of one clip under one setting."""
     clip = done.outcome
     rows: list[QuestionRow | ClipRow] = [
-        QuestionRow("question", done.setting, a.clip, a.number, a.template, a.group, a.right, a.given, a.text)
+        QuestionRow(
+            "question",
+            done.setting,
+            a.clip,
+            a.number,
+            a.template,
+            a.group,
+            a.right,
+            a.given,
+            a.correct,
+            a.text,
+        )
         for a in clip.answers
     ]
     rows.append(ClipRow("clip", done.setting, clip.clip, clip.work, clip.times))
@@ -109,5 +121,5 @@ def _read_row(line: bytes) -> QuestionRow | ClipRow:
 def _clip(row: ClipRow, waiting: list[QuestionRow]) -> SettingClip:
     if any((question.setting, question.clip) != (row.setting, row.clip) for question in waiting):
         raise ValueError(f'the clip "{row.clip}" follows questions about another')
-    answers = (Answered(q.clip, q.number, q.template, q.group, q.right, q.given, q.text) for q in waiting)
+    answers = (Answered(q.clip, q.number, q.template, q.group, q.right, q.given, q.correct, q.text) for q in waiting)
     return SettingClip(row.setting, ClipOutcome(row.clip, tuple(answers), row.work, row.times))

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from stc_export.spec.errors import UnsupportedError, nearest
-from stc_export.world.splits import Quiz, draw_test_set
+from stc_export.validate.demo import quiz_clip
+from stc_export.validate.types import ClipOutcome, TaskClip
+from stc_export.validate.watch import watch_clip
+from stc_export.world.splits import draw_test_set
+from stc_runtime.session import StreamSession
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,20 @@ class Task:
     Attributes:
         name: What ``--task`` takes.
         read: Returns the first clips, or all of them for ``None``.
+        watch: Streams one of its clips through a session. It travels to the processes that watch, by its name.
     """
 
     name: str
-    read: Callable[[int | None], tuple[Quiz, ...]]
+    read: Callable[[int | None], tuple[TaskClip, ...]]
+    watch: Callable[[StreamSession, TaskClip], ClipOutcome]
 
 
-def _read_demo(limit: int | None) -> tuple[Quiz, ...]:
-    return tuple(islice(draw_test_set(), limit))
+def _read_demo(limit: int | None) -> tuple[TaskClip, ...]:
+    return tuple(quiz_clip(quiz) for quiz in islice(draw_test_set(), limit))
 
 
 #: The tasks. ``demo`` is the frozen test set of the generated world.
-TASKS: Mapping[str, Task] = {task.name: task for task in (Task("demo", _read_demo),)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (Task("demo", _read_demo, watch_clip),)}
 
 
 def find_task(name: str) -> Task:

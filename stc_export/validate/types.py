@@ -2,10 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from stc_export.spec.policy import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Footage(Protocol):
+    """Where the frames of a clip come from. It travels to the processes that watch, so it holds no open file."""
+
+    def frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
+        """Yield frames, uint8 [H, W, 3] RGB, each with its time in seconds, in order.
+
+        Raises:
+            VideoError: They cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TaskQuestion:
+    """A question about a clip.
+
+    Attributes:
+        template: Kind of the question.
+        group: Group of the question.
+        at_s: It is asked after the last frame that is not later; infinite: at the end.
+        prompt: What the model is asked, options included.
+        right: The right answer, as the scorer understands it.
+        scorer: Name of a scorer, see :mod:`stc_export.validate.scorers`.
+        max_tokens: Most tokens of the answer.
+    """
+
+    template: str
+    group: str
+    at_s: float
+    prompt: str
+    right: str
+    scorer: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class TaskClip:
+    """Something to watch and the questions about it, in order of time."""
+
+    name: str
+    footage: Footage
+    questions: tuple[TaskQuestion, ...]
 
 
 @dataclass(frozen=True)
@@ -17,8 +66,9 @@ class Answered:
         number: Number of the question about the clip.
         template: Kind of the question.
         group: Group of the question.
-        right: The right letter.
-        given: First character of the answer, ignoring white space; "" if there is none.
+        right: The right answer.
+        given: What the scorer took for the answer; "" if it found none.
+        correct: Whether it is right, by the scorer.
         text: The answer as it came, where it was kept.
     """
 
@@ -28,12 +78,8 @@ class Answered:
     group: str
     right: str
     given: str
+    correct: bool
     text: str = ""
-
-    @property
-    def correct(self) -> bool:
-        """Whether the right letter was given."""
-        return self.given == self.right
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_committed_numbers_follow_from_the_committed_answers(results: dict[str, 
     assert [q.letter for _, _, q in questions] == list(results["answers"]["right"])
     for name, row in {"torch": results["torch"], **results["policies"]}.items():
         answers = [
-            Answered(clip, place, q.template, q.group, q.letter, given)
+            Answered(clip, place, q.template, q.group, q.letter, given, given == q.letter)
             for (clip, place, q), given in zip(questions, results["answers"][name], strict=True)
         ]
         assert row["all"]["value"] == pytest.approx(accuracy(answers).value)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import Policy, PrunerPolicy, named_policies
 from stc_export.spec.progress import Silent
 from stc_export.validate.demo import run_quizzes
-from stc_export.validate.tasks import find_task
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, StageTimes, Work
+from stc_export.world.splits import draw_test_set
 from tests.stc_export.cli.results import VALIDATED
 
 PAPER = named_policies()["paper"]
@@ -54,7 +55,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
 
 def test_validate_answers_and_counts_as_run_quizzes_does(validated: Validated, tiny_bundle: Path) -> None:
     folder, result = validated
-    quizzes = find_task("demo").read(2)
+    quizzes = list(islice(draw_test_set(), 2))
     policies = {"off": named_policies()["off"], "pruner.method=random, pruner.keep=0.5": HALF}
     assert {one.name: one.policy for one in result.settings} == policies
     for one in result.settings:
@@ -173,7 +174,7 @@ def test_validate_refuses_rows_that_are_not_of_its_questions(
 
 def a_clip(number: int, pattern: str) -> ClipOutcome:
     answers = tuple(
-        Answered(f"test/{number}", place, "kind", group, "A", given)
+        Answered(f"test/{number}", place, "kind", group, "A", given, given == "A")
         for place, (group, given) in enumerate(zip(("realtime", "detail"), pattern, strict=True))
     )
     return ClipOutcome(f"test/{number}", answers, Work(2, 1, 1, 50, 30, 18, 6), StageTimes(*[(1.0, 3.0)] * 8))

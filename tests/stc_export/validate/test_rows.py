@@ -16,7 +16,10 @@ TIMES = StageTimes((4.0,), (1.0,), (2.0,), (), (0.5,), (0.5,), (), (3.25,))
 
 
 def a_clip(setting: str, name: str, texts: list[str]) -> SettingClip:
-    answers = tuple(Answered(name, n, "kind", "group", "A", text.strip()[:1], text) for n, text in enumerate(texts))
+    answers = tuple(
+        Answered(name, n, "kind", "group", "A", given := text.strip()[:1], given == "A", text)
+        for n, text in enumerate(texts)
+    )
     return SettingClip(setting, ClipOutcome(name, answers, Work(1, 1, 0, 25, 25, 9, 3), TIMES))
 
 
@@ -48,6 +51,7 @@ def test_a_row_of_a_question_has_the_promised_keys() -> None:
         "group": "group",
         "right": "A",
         "given": "B",
+        "correct": False,
         "text": "B.",
     }
 
