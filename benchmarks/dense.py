@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stc_export.exporter.graphs import DimRange, GraphDef
+from stc_export.exporter.graphs import DimRange, GraphDef, graph_entry
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import layout
 from stc_export.families.llava_onevision.attention import vision_steps
@@ -20,7 +20,7 @@ from stc_export.families.llava_onevision.weights import VISION, weight_files
 from stc_export.pipeline.bench_series import timed_ms
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import Interface
-from stc_export.spec.manifest import GraphEntry, TensorSpec
+from stc_export.spec.manifest import TensorSpec
 from stc_runtime.backends.base import Backend
 
 #: Normalisation of pixels; it does not change what the encoder computes from patch embeddings.
@@ -71,7 +71,7 @@ class DenseVit:
             partial = bundle / "graphs" / "dense.partial"
             trace(graph, stored, partial)
             partial.rename(bundle / graph.file)
-        entry = GraphEntry("vit", "dense", graph.file, (f"graphs/{VISION}",), graph.inputs, graph.outputs)
+        entry = graph_entry(graph, graph.file, (f"graphs/{VISION}",), "fp32")
         self._engine = backend.open(bundle, entry)
 
     def run(self, embeddings: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from hypothesis import settings
 from stc_export.pipeline.types import BuildRequest
 from stc_export.world import splits
 from tests import checkpoints
-from tests.bundles import built_once, modern_request
+from tests.bundles import bf16_request, built_once, made_once, modern_bf16_request, modern_request, write_runnable
 from tests.device.machine import NEEDS, read_machine, reason_to_skip
 
 if TYPE_CHECKING:
@@ -132,6 +132,36 @@ def tiny_modern_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint
 def tiny_modern_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The same in fp16."""
     return built_once(tmp_path_factory, "tiny-modern-fp16", lambda out: modern_request(tiny_checkpoint, out, "fp16"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_bf16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """bf16 bundle of the tiny checkpoint. A CPU has no kernels for its graphs."""
+    return built_once(tmp_path_factory, "tiny-bf16", lambda out: bf16_request(tiny_checkpoint, out))
+
+
+@pytest.fixture(scope="session")
+def tiny_modern_bundle_bf16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The same of flavour modern."""
+    return built_once(tmp_path_factory, "tiny-modern-bf16", lambda out: modern_bf16_request(tiny_checkpoint, out))
+
+
+@pytest.fixture(scope="session")
+def runnable_bundle_bf16(tmp_path_factory: pytest.TempPathFactory, tiny_bundle_bf16: Path) -> Path:
+    """The bf16 bundle of the tiny checkpoint with stand-ins for its graphs, which a CPU can run."""
+    return made_once(tmp_path_factory, "runnable-bf16", lambda out: write_runnable(tiny_bundle_bf16, out))
+
+
+@pytest.fixture(scope="session")
+def runnable_modern_bundle_bf16(tmp_path_factory: pytest.TempPathFactory, tiny_modern_bundle_bf16: Path) -> Path:
+    """The same of flavour modern."""
+    return made_once(tmp_path_factory, "runnable-modern-bf16", lambda out: write_runnable(tiny_modern_bundle_bf16, out))
+
+
+@pytest.fixture(scope="session")
+def siglip_modern_bundle_bf16(tmp_path_factory: pytest.TempPathFactory, siglip_checkpoint: Path) -> Path:
+    """bf16 bundle of the checkpoint with SigLIP so400m layers, of flavour modern."""
+    return built_once(tmp_path_factory, "siglip-modern-bf16", lambda out: modern_bf16_request(siglip_checkpoint, out))
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,24 @@ class Throughput:
 
 
 @dataclass(frozen=True)
+class GraphPrecisions:
+    """A precision for the graphs of each role, and for the embedding table that the host reads."""
+
+    cacher_gate: TargetPrecision
+    vit: TargetPrecision
+    pruner: TargetPrecision
+    llm: TargetPrecision
+    embed: TargetPrecision
+
+    @property
+    def text(self) -> str:
+        """What people read: ``fp16`` if it is the same for all, else e.g. ``cacher_gate fp16, vit int8, ...``."""
+        named = vars(self)
+        alike = len(set(named.values())) == 1
+        return self.llm if alike else ", ".join(f"{role} {precision}" for role, precision in named.items())
+
+
+@dataclass(frozen=True)
 class Software:
     """A JetPack release that the target is expected with, and the TensorRT inside it."""
 
@@ -96,7 +114,8 @@ class Target:
         title: One line for people.
         backend: What executes the graphs.
         precisions: Precisions that device and backend compute.
-        default_precision: Precision when none is asked for.
+        default_precision: Precision of each graph when none is asked for. What can be built today is one for all of
+            them, since what graphs hand each other has one type.
         evidence: What was really done with it.
         sources: Origin of each figure.
         stands_for: Generic name that means this target on a machine that is not of the group, e.g. ``jetson``.
@@ -116,7 +135,7 @@ class Target:
     title: str
     backend: Backend
     precisions: tuple[TargetPrecision, ...]
-    default_precision: TargetPrecision
+    default_precision: GraphPrecisions
     evidence: Evidence
     sources: tuple[Source, ...]
     stands_for: str | None = None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stc_export.spec.errors import BundleError
 from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, Manifest, TableEntry, read_manifest
+from stc_runtime.dtypes import carrier
 from stc_runtime.interface import check_interface
 
 #: Files up to this size are hashed whenever a bundle is opened; larger ones by ``stc-export inspect``.
@@ -47,7 +48,7 @@ class Bundle:
         return cls(path, manifest)
 
     def table(self, name: str) -> NDArray[Any]:
-        """Map a host table into memory, read-only.
+        """Map a host table into memory, read-only, in the type that carries its own (see :mod:`stc_runtime.dtypes`).
 
         Raises:
             BundleError: There is no such table, or it does not lie inside its file.
@@ -56,7 +57,7 @@ class Bundle:
         file = self.root / entry.file
         if not _inside(entry, file):
             raise BundleError(f'The table "{name}" does not lie inside "{entry.file}".', "Build the bundle again.")
-        return np.memmap(file, dtype=entry.dtype, mode="r", offset=entry.offset_bytes, shape=entry.shape)
+        return np.memmap(file, dtype=carrier(entry.dtype), mode="r", offset=entry.offset_bytes, shape=entry.shape)
 
 
 def check_file(root: Path, entry: FileEntry) -> None:

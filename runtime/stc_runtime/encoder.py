@@ -15,6 +15,7 @@ from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry, TensorSpec
 from stc_export.spec.report import CacherMode
 from stc_runtime.backends.store import Store, Tensor
+from stc_runtime.dtypes import carrier
 from stc_runtime.footprint import cache_sets
 from stc_runtime.gate import Decision, GateState, decide
 from stc_runtime.preprocess import Resizer
@@ -127,7 +128,7 @@ class FeatureCache:
 
 
 def _reserve(backend: Backend, spec: TensorSpec) -> Store:
-    return backend.store(math.prod(spec.static_shape), spec.dtype)
+    return backend.store(math.prod(spec.static_shape), carrier(spec.dtype))
 
 
 class FrameEncoder:

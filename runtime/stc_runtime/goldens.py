@@ -22,8 +22,9 @@ from stc_export.spec.goldens import (
     GoldenOutput,
     index_from_text,
 )
-from stc_export.spec.manifest import GraphParity, OutputParity
+from stc_export.spec.manifest import DType, GraphParity, OutputParity
 from stc_runtime.backends.base import Engine
+from stc_runtime.dtypes import carrier
 from stc_runtime.parity import Expectation, compare_numbers, compare_rankings, worst_of_layers
 
 Array = NDArray[Any]
@@ -62,9 +63,9 @@ class Goldens:
             ) from error
         return cls(index_from_text(text, str(root), size), data)
 
-    def stored(self, offset: int, dtype: str, shape: tuple[int, ...]) -> Array:
+    def stored(self, offset: int, dtype: DType, shape: tuple[int, ...]) -> Array:
         """Return a copy of a stored tensor."""
-        kind = np.dtype(dtype)
+        kind = carrier(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         return np.frombuffer(self.data[offset : offset + size].tobytes(), kind).reshape(shape)
 
@@ -114,11 +115,11 @@ def _feeds(goldens: Goldens, case: Golden, before: Mapping[str, Array]) -> dict[
     feeds = {}
     for fed in case.inputs:
         if fed.output is not None:
-            feeds[fed.name] = np.ascontiguousarray(before[fed.output].reshape(fed.shape), fed.dtype)
+            feeds[fed.name] = np.ascontiguousarray(before[fed.output].reshape(fed.shape), carrier(fed.dtype))
         elif fed.offset_bytes is not None:
             feeds[fed.name] = goldens.stored(fed.offset_bytes, fed.dtype, fed.shape)
         else:
-            feeds[fed.name] = np.zeros(fed.shape, fed.dtype)
+            feeds[fed.name] = np.zeros(fed.shape, carrier(fed.dtype))
     return feeds
 
 

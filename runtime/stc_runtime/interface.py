@@ -17,11 +17,9 @@ from stc_export.spec.interface import (
     vit_interface,
     vit_selection,
 )
-from stc_export.spec.manifest import DType, GraphEntry, Manifest, Piece, TensorSpec
+from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, Manifest, Piece, TensorSpec
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import SELECTIONS
-
-_DTYPES: dict[str, DType] = {"fp32": "float32", "fp16": "float16"}
 
 
 def check_interface(manifest: Manifest, source: str) -> None:
@@ -66,13 +64,15 @@ def _table_problem(manifest: Manifest) -> str | None:
     }
     for name, shapes in wanted.items():
         table = manifest.table(name)
-        if table.shape not in shapes or table.dtype != _DTYPES[manifest.precision]:
+        if table.shape not in shapes or table.dtype != PRECISION_DTYPES[manifest.precision]:
             return f'the table "{name}" is {table.dtype} {list(table.shape)}'
     return None
 
 
 def _graph_problem(manifest: Manifest) -> str | None:
     for graph in manifest.graphs:
+        if graph.precision != manifest.precision:
+            return f'"{graph.file}" computes in {graph.precision}, what graphs hand each other is {manifest.precision}'
         expected = _expected(manifest, graph)
         for kind, given, ports in (
             ("input", graph.inputs, expected.inputs),
@@ -98,7 +98,7 @@ def _gives_attention(graph: GraphEntry) -> bool:
 
 
 def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
-    dims, dtype = manifest.dims, _DTYPES[manifest.precision]
+    dims, dtype = manifest.dims, PRECISION_DTYPES[manifest.precision]
     if graph.role == "cacher_gate":
         return gate_interface(dims.vision, dtype)
     if graph.role == "llm":

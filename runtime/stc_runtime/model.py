@@ -68,7 +68,7 @@ class Model:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of activations and state."""
+        """Type of numpy that carries activations and state (see :mod:`stc_runtime.dtypes`)."""
         return self._embed.dtype
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.manifest import OutputParity
+from stc_runtime.dtypes import widened
 
 #: Stands for a difference that cannot be computed (NaN, infinity, another shape): a manifest holds finite numbers only.
 _LARGE = 1e30
@@ -35,12 +36,12 @@ class Expectation:
 
 def largest(values: NDArray[Any]) -> float:
     """Return the largest absolute value; 0 for nothing."""
-    return float(np.abs(values.astype(np.float64)).max(initial=0.0))
+    return float(np.abs(widened(values).astype(np.float64)).max(initial=0.0))
 
 
 def compare_numbers(expected: Expectation, found: NDArray[Any]) -> OutputParity:
     """Compare two arrays of one shape."""
-    a, b = found.astype(np.float64).ravel(), expected.values.astype(np.float64).ravel()
+    a, b = (widened(values).astype(np.float64).ravel() for values in (found, expected.values))
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return OutputParity(expected.name, _LARGE, _LARGE, 0.0, expected.tolerance, passed=False)
     error = float(np.abs(a - b).max(initial=0.0))

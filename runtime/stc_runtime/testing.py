@@ -24,6 +24,7 @@ from stc_export.spec.errors import BundleError
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime.backends.base import Arrays, Engine, Tensors, check_arrays
 from stc_runtime.backends.store import HostMemory, host_arrays
+from stc_runtime.dtypes import carrier, narrowed, widened
 
 Array = NDArray[Any]
 
@@ -71,10 +72,11 @@ class FakeEngine:
         places = host_arrays(into)
         # All before any is written: an output may lie over an input. What is not finite comes out as it went in.
         with np.errstate(all="ignore"):
-            values = dict(self._compute(self._graph, host_arrays(feeds)))
+            numbers = {name: widened(array) for name, array in host_arrays(feeds).items()}
+            values = dict(self._compute(self._graph, numbers))
         fresh = {}
         for spec in self._graph.outputs:
-            value = np.array(values[spec.name], spec.dtype)
+            value = narrowed(values[spec.name], carrier(spec.dtype)).copy()
             if spec.name in places:
                 places[spec.name][...] = value
             else:

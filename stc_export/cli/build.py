@@ -28,7 +28,8 @@ def build(  # noqa: PLR0913 - one parameter per flag
     target: Annotated[str, typer.Option("--target", metavar="NAME", help="See stc-export targets.")] = "cpu",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Bundle to write: MODEL.stc here.")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="fp32|fp16", help="The target's default if not given.")
+        str | None,
+        typer.Option("--precision", metavar="fp32|fp16|bf16", help="The target's default if not given."),
     ] = None,
     flavour: Annotated[
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")

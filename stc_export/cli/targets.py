@@ -68,7 +68,7 @@ def result_text(result: TargetList) -> str:
         (
             row.target.name,
             row.target.title,
-            row.target.default_precision,
+            row.target.default_precision.text,
             f"{row.target.memory_bytes / 2**30:.0f} GiB" if row.target.memory_bytes else "-",
             "yes" if row.runs_here else "no",
             " ".join(filter(None, (row.target.evidence.state, row.target.evidence.date))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from stc_export.exporter.parity import RANKING_TOLERANCES, TOLERANCES, ParityCase
 from stc_export.spec import codec
 from stc_export.spec.goldens import DATA_NAME, INDEX_NAME, Golden, GoldenIndex, GoldenInput, GoldenOutput, Kind
-from stc_export.spec.manifest import DType, Precision
+from stc_export.spec.manifest import Precision
+from stc_runtime.dtypes import declared
 from stc_runtime.parity import largest
 
 Array = NDArray[Any]
@@ -63,7 +64,7 @@ class GoldenRecorder:
         return INDEX_NAME, DATA_NAME
 
     def _input(self, name: str, value: Array, earlier: Mapping[str, str]) -> GoldenInput:
-        dtype, shape = cast("DType", value.dtype.name), value.shape
+        dtype, shape = declared(value.dtype), value.shape
         if not value.any():
             return GoldenInput(name, dtype, shape)
         output = earlier.get(_digest(value))
@@ -79,7 +80,7 @@ class GoldenRecorder:
             kind = "rows"
         stride = max(1, value.size // _SAMPLE) if kind == "numbers" else 1
         tolerance = (RANKING_TOLERANCES if kind == "ranking" else TOLERANCES)[self._precision]
-        dtype = cast("DType", value.dtype.name)
+        dtype = declared(value.dtype)
         place = self._store(value.ravel()[::stride])
         return GoldenOutput(name, dtype, value.shape, stride, place, largest(value), tolerance, kind)
 

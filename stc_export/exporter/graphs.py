@@ -8,7 +8,7 @@ from typing import Any
 
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.spec.interface import Interface
-from stc_export.spec.manifest import DType, Flavour, PrunerEntry, Role, TensorSpec
+from stc_export.spec.manifest import DType, Flavour, GraphEntry, Precision, PrunerEntry, Role, TensorSpec
 from stc_export.spec.policy import Metric
 
 
@@ -82,6 +82,11 @@ class GraphDef:
         """Path of the ONNX file in the bundle."""
         stem = self.role if self.variant == "default" else f"{self.role}.{self.variant}"
         return f"graphs/{stem}.onnx"
+
+
+def graph_entry(graph: GraphDef, file: str, weights: tuple[str, ...], precision: Precision) -> GraphEntry:
+    """Return what a manifest says of a graph that was traced to ``file`` and refers to ``weights``."""
+    return GraphEntry(graph.role, graph.variant, file, weights, graph.inputs, graph.outputs, precision)
 
 
 @dataclass(frozen=True)

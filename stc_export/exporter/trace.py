@@ -33,6 +33,7 @@ _MOST_INLINE = 4096
 _IR_DTYPES = {
     "float32": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
     "int64": ir.DataType.INT64,
     "uint8": ir.DataType.UINT8,
 }

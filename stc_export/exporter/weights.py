@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import DTYPE_BYTES, DType
+from stc_runtime.dtypes import carrier, narrowed
 
 if TYPE_CHECKING:
     from stc_export.exporter.checkpoint import Checkpoint
@@ -159,7 +160,7 @@ def _append(file: BinaryIO, digest: Any, data: memoryview) -> int:
 
 def _blocks(checkpoint: Checkpoint, recipe: WeightRecipe) -> Iterator[NDArray[Any]]:
     if recipe.values is not None:
-        yield np.ascontiguousarray(recipe.values, dtype=recipe.dtype).reshape(-1)
+        yield np.ascontiguousarray(narrowed(recipe.values, carrier(recipe.dtype))).reshape(-1)
         return
     for name in recipe.sources:
         if recipe.permute:
@@ -178,7 +179,9 @@ def _stored(name: str, tensor: Any, dtype: DType) -> NDArray[Any]:
         raise CheckpointError(
             f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint."
         )
-    flat: NDArray[Any] = stored.reshape(-1).numpy()
+    # Same bytes, in the type that carries them: numpy has no bfloat16.
+    carried = stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored
+    flat: NDArray[Any] = carried.reshape(-1).numpy()
     return flat
 
 

@@ -18,6 +18,7 @@ from stc_export.spec.memory import BUDGET_COSTS
 from stc_export.spec.policy import SELECTIONS, GatePolicy, Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.store import Tensor
+from stc_runtime.dtypes import narrowed
 from stc_runtime.encoder import FeatureCache
 from stc_runtime.language import StreamMemory
 from stc_runtime.model import Model
@@ -156,7 +157,7 @@ class _PrefillPasses:
         text, sink = model.manifest.dims.text, _sink(model)
         self._memory = StreamMemory(model, policy, sink, tokens)
         random = np.random.default_rng(0)
-        self._tokens = (random.standard_normal((tokens, text.width)) * text.width**-0.5).astype(model.dtype)
+        self._tokens = narrowed(random.standard_normal((tokens, text.width)) * text.width**-0.5, model.dtype)
         self._indices = np.arange(tokens, dtype=np.int64)
         self._frames = frames
         self.macs = sum(llm_macs(text, tokens, len(sink) + index * tokens) for index in range(frames))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stc_export import __version__
+from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import write_weights
@@ -155,7 +156,7 @@ def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tupl
         for graph in prepared.split.graphs:
             files = trace(graph, stored, partial / graph.file)
             paths = tuple(f"{_GRAPHS}/{file}" for file in files)
-            entries.append(GraphEntry(graph.role, graph.variant, graph.file, paths, graph.inputs, graph.outputs))
+            entries.append(graph_entry(graph, graph.file, paths, prepared.precision))
             advance(1)
     return tuple(entries)
 

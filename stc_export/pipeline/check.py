@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.exporter.goldens import GoldenRecorder
+from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.parity import Arrays, compare
+from stc_export.exporter.stand_in import FORM, needs_stand_in, write_stand_in
 from stc_export.exporter.trace import trace
 from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
 from stc_export.pipeline.estimate import stored_files
@@ -22,6 +24,7 @@ from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.dtypes import carrier, widened
 
 #: Parts of a model with more float32 weights than this are checked on a sample of layers.
 SAMPLE_ABOVE_BYTES = 2 * 1024**3
@@ -50,9 +53,10 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
     sample = layer_sample(dims, SAMPLE_ABOVE_BYTES)
     stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
     model = prepared.model.sampled(sample)
-    with _runnable_graphs(prepared, model, stored, graphs, root) as runnable:
+    with _sampled_graphs(prepared, model, stored, graphs, root) as chosen, _stand_ins(chosen, root) as runnable:
         runner = _Runner(root, runnable)
-        recorder = GoldenRecorder(prepared.precision, runner.backend.title)
+        form = f", {FORM}" if runnable != chosen else ""
+        recorder = GoldenRecorder(prepared.precision, f"{runner.backend.title}{form}")
         inputs = ParityInputs(
             checkpoint=prepared.checkpoint,
             sample=sample,
@@ -67,7 +71,7 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
             for case in model.parity_cases(inputs):
                 found = runner.run(case.graph, case.feeds)
                 layers = run_layers(case.graph, sample, dims)
-                reports.append(compare(case, found, prepared.precision, layers.text))
+                reports.append(compare(case, found, prepared.precision, f"{layers.text}{form}"))
                 if layers.all:
                     recorder.add(case, found)
                 else:
@@ -118,10 +122,10 @@ def run_layers(graph: str, sample: LayerSample, dims: ModelDims) -> RunLayers:
 
 
 @contextmanager
-def _runnable_graphs(
+def _sampled_graphs(
     prepared: Prepared, model: FamilyModel, stored: StoredFiles, graphs: tuple[GraphEntry, ...], root: Path
 ) -> Iterator[Mapping[str, GraphEntry]]:
-    """Yield the graphs to run: the bundle's own, or others over the same weights with only the sampled layers."""
+    """Yield the graphs to check: the bundle's own, or others over the same weights with only the sampled layers."""
     if model == prepared.model:
         yield {graph.file: graph for graph in graphs}
         return
@@ -129,9 +133,26 @@ def _runnable_graphs(
     try:
         for graph in model.split(prepared.form, prepared.preprocessing).graphs:
             path = graph.file.replace("graphs/", "graphs/parity-sample.")
-            entries[graph.file] = GraphEntry(graph.role, graph.variant, path, (), graph.inputs, graph.outputs)
+            entries[graph.file] = graph_entry(graph, path, (), prepared.precision)
             trace(graph, stored, root / path)
         yield entries
+    finally:
+        for entry in entries.values():
+            (root / entry.file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _stand_ins(graphs: Mapping[str, GraphEntry], root: Path) -> Iterator[Mapping[str, GraphEntry]]:
+    """Yield the graphs to run: those to check, or stand-ins of those that a CPU has no kernels for."""
+    entries = {
+        file: replace(graph, file=graph.file.replace("graphs/", "graphs/stand-in."))
+        for file, graph in graphs.items()
+        if needs_stand_in((*graph.inputs, *graph.outputs))
+    }
+    try:
+        for file, entry in entries.items():
+            write_stand_in(root / graphs[file].file, root / entry.file)
+        yield {**graphs, **entries}
     finally:
         for entry in entries.values():
             (root / entry.file).unlink(missing_ok=True)
@@ -156,5 +177,6 @@ class _Runner:
 def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> NDArray[np.float32]:
     """Read one stored tensor as float32."""
     place = stored[file][name]
-    data = np.memmap(directory / place.file, dtype=place.dtype, mode="r", offset=place.offset, shape=place.shape)
-    return np.array(data, dtype=np.float32)
+    kind = carrier(place.dtype)
+    data = np.memmap(directory / place.file, dtype=kind, mode="r", offset=place.offset, shape=place.shape)
+    return np.array(widened(data), dtype=np.float32)

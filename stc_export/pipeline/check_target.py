@@ -12,7 +12,7 @@ from stc_engines.trt.product import PRODUCTS
 from stc_export.exporter.nodes import read_nodes
 from stc_export.pipeline.fit_targets import fit_bundle
 from stc_export.pipeline.types import CheckedRelease, CheckResult
-from stc_export.spec.manifest import Flavour, GraphEntry, Manifest
+from stc_export.spec.manifest import PRECISION_DTYPES, Flavour, GraphEntry, Manifest
 from stc_export.spec.progress import Progress
 from stc_runtime.bundle import Bundle
 
@@ -85,7 +85,7 @@ def _whole(path: Path, manifest: Manifest, target: Target) -> list[Finding]:
     findings = []
     if manifest.precision not in target.precisions:
         problem = f"The bundle is {manifest.precision}, {target.name} computes {', '.join(target.precisions)}."
-        fix = f"Build it with --precision {target.default_precision}."
+        fix = f"Build it with --precision {' or '.join(p for p in target.precisions if p in PRECISION_DTYPES)}."
         findings.append(Finding("error", "precision", "", "", "", "", problem, fix))
     fit = fit_bundle(path, target)
     if fit.fits is False and fit.room_bytes is not None:

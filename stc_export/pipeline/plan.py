@@ -84,13 +84,25 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
 
 
 def _precision(asked: str | None, target: Target) -> Precision:
-    name = asked or target.default_precision
+    name = asked or _default_precision(target)
     if name not in target.precisions:
         raise UnsupportedError(f'Target {target.name} has no precision "{name}".', nearest(name, target.precisions))
     for precision in PRECISION_DTYPES:
         if precision == name:
             return precision
     raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, PRECISION_DTYPES))
+
+
+def _default_precision(target: Target) -> str:
+    """Return the precision that all graphs have by default: what they hand each other is never converted."""
+    wanted = set(vars(target.default_precision).values())
+    if len(wanted) > 1:
+        raise UnsupportedError(
+            f"Target {target.name} has graphs of several precisions by default ({target.default_precision.text}), and "
+            "what one hands the next must have one type.",
+            f"Name one for all with --precision. Known: {', '.join(PRECISION_DTYPES)}.",
+        )
+    return target.default_precision.llm
 
 
 def _flavour(asked: str | None, target: Target) -> Flavour:

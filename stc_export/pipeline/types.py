@@ -20,7 +20,7 @@ class BuildRequest:
         model: Checkpoint directory, hub id, or ``demo``.
         target: Name of a target; ``None``: ``cpu``.
         out: Bundle to write; ``None``: ``<model name>.stc`` in the current directory.
-        precision: ``fp32`` or ``fp16``; ``None``: the target's default.
+        precision: ``fp32``, ``fp16`` or ``bf16``, of all graphs; ``None``: the target's default.
         policy: Default policy of the bundle.
         overwrite: Replace an existing bundle once the new one is complete.
         flavour: ``base`` or ``modern``; ``None``: the target's.

@@ -30,8 +30,8 @@ _SHOWN = 200
 _MAX_SIZE = 1 << 24
 
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
-DType = Literal["float32", "float16", "int64", "uint8"]
-Precision = Literal["fp32", "fp16"]
+DType = Literal["float32", "float16", "bfloat16", "int64", "uint8"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Flavour = Literal["base", "modern"]
 HistoryKind = Literal["none", "window", "mean", "last"]
 
@@ -50,10 +50,10 @@ BUILD_FLAGS: dict[Role, dict[str, str]] = {
 }
 
 #: Type of activations and large weights in a precision.
-PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
+PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 #: Bytes of one element.
-DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "int64": 8, "uint8": 1}
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class GraphEntry:
         weights: Paths of the weight files that it refers to.
         inputs: Declared inputs in order.
         outputs: Declared outputs in order.
+        precision: What it computes in. So far that of the bundle.
     """
 
     role: Role
@@ -98,6 +99,7 @@ class GraphEntry:
     weights: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ class GraphParity:
         case: What was fed, e.g. ``selective 25 %``.
         reference: What it was compared with: ``transformers``, ``module`` (the traced PyTorch module) or ``goldens``
             (what ONNX Runtime gave when the bundle was built).
-        layers: Which layers ran, e.g. ``all 26`` or ``sample 0, 13, 25``.
+        layers: Which layers ran, e.g. ``all 26`` or ``sample 0, 13, 25``; behind it in which form, if it was not the
+            graph itself that ran, e.g. ``all 26, float32 rounded to bfloat16``.
         outputs: One row per output.
     """
 
@@ -246,7 +249,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a runtime needs to know before it opens a graph."""
+    """Everything that a runtime needs to know before it opens a graph.
+
+    ``precision`` is that of state, of tables and of what graphs hand each other.
+    """
 
     schema: str
     writer: str

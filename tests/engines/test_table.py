@@ -8,7 +8,7 @@ import pytest
 
 from stc_engines import Device, find_target, load_targets
 from stc_engines.opening import product_of
-from stc_engines.table import Target
+from stc_engines.table import GraphPrecisions, Target
 from stc_engines.trt.product import PRODUCTS
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError
@@ -38,8 +38,23 @@ def test_target_file_round_trips_through_the_codec(target: Target) -> None:
     assert codec.from_json(Target, codec.to_json(target)) == target
 
 
-def test_target_default_precision_is_one_of_its_precisions(target: Target) -> None:
-    assert target.default_precision in target.precisions
+def test_target_default_precisions_are_of_its_precisions_and_the_same_for_all_graphs(target: Target) -> None:
+    """One for all is what can be built today."""
+    defaults = set(vars(target.default_precision).values())
+    assert defaults <= set(target.precisions)
+    assert len(defaults) == 1
+
+
+def test_default_precision_is_named_once_or_per_graph() -> None:
+    half = GraphPrecisions("fp16", "fp16", "fp16", "fp16", "fp16")
+    assert half.text == "fp16"
+    mixed = dataclasses.replace(half, vit="int8", llm="int4")
+    assert mixed.text == "cacher_gate fp16, vit int8, pruner fp16, llm int4, embed fp16"
+
+
+def test_target_that_computes_bf16_has_its_peak_beside_that_of_fp16(target: Target) -> None:
+    rates = {row.precision: row.tera_ops_per_s for row in target.dense_throughput}
+    assert rates.get("bf16") == (rates.get("fp16") if "bf16" in target.precisions else None)
 
 
 def test_target_evidence_has_a_date_exactly_when_something_was_done(target: Target) -> None:
@@ -67,7 +82,7 @@ def test_target_throughput_grows_as_the_precision_shrinks(target: Target) -> Non
 
 
 def test_find_target_defaults_of_the_three_known_ones() -> None:
-    defaults = {name: find_target(name).default_precision for name in ("cpu", "cuda", NANO)}
+    defaults = {name: find_target(name).default_precision.text for name in ("cpu", "cuda", NANO)}
     assert defaults == {"cpu": "fp32", "cuda": "fp16", NANO: "fp16"}
 
 
@@ -87,8 +102,9 @@ def test_find_target_orin_nano_has_the_data_sheet_figures() -> None:
     nano = find_target(NANO)
     assert (nano.sm, nano.memory_bytes, nano.memory_unified) == ("8.7", 8 * 2**30, True)
     # 2 (multiply and add) x 2048 int8 x 8 SM x 625 MHz of the data sheet, and half of it
-    assert nano.dense_throughput[1].tera_ops_per_s == pytest.approx(2 * 2048 * 8 * 625e6 / 1e12, rel=0.03)
-    assert nano.dense_throughput[0].tera_ops_per_s * 2 == nano.dense_throughput[1].tera_ops_per_s
+    fp16, _bf16, int8 = (row.tera_ops_per_s for row in nano.dense_throughput)
+    assert int8 == pytest.approx(2 * 2048 * 8 * 625e6 / 1e12, rel=0.03)
+    assert fp16 * 2 == int8
     # 128 bit x 4,266 MT/s
     assert nano.bandwidth_bytes_per_s == pytest.approx(16 * 4266e6, rel=0.01)
 

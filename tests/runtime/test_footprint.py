@@ -13,6 +13,7 @@ from stc_export.spec.errors import PolicyError, ResourceError
 from stc_export.spec.memory import kv_budget
 from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession
+from stc_runtime.dtypes import declared
 from stc_runtime.footprint import feature_cache_bytes, kv_bytes
 from stc_runtime.testing import FakeBackend
 from tests.runtime.scenes import scene
@@ -51,18 +52,18 @@ ALLOWED_BYTES = 1_500_000
 
 @pytest.mark.parametrize("update", ["rolling", "reference"])
 @pytest.mark.parametrize("selection", ["gate", "per_layer", "shared"])
-@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16"])
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16"])
 def test_feature_cache_bytes_are_what_the_session_holds(
     bundle: str, selection: str, update: str, request: pytest.FixtureRequest
 ) -> None:
     model = Model.open(request.getfixturevalue(bundle), FakeBackend())
     policy = Policy(cacher=CacherPolicy(selection, update))  # type: ignore[arg-type]
-    computed = feature_cache_bytes(model.manifest.dims, selection, update, model.dtype.name, in_place=True)  # type: ignore[arg-type]
+    computed = feature_cache_bytes(model.manifest.dims, selection, update, declared(model.dtype), in_place=True)  # type: ignore[arg-type]
     assert StreamSession(model, policy).memory_use.feature_cache == computed
 
 
 @pytest.mark.parametrize("memory", [MemoryPolicy(), MemoryPolicy(kv_tokens=61, answer_tokens=52)])
-@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16"])
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16"])
 def test_kv_bytes_are_what_the_session_holds_beside_mask_and_prompt_keys(
     bundle: str, memory: MemoryPolicy, request: pytest.FixtureRequest
 ) -> None:
@@ -71,7 +72,7 @@ def test_kv_bytes_are_what_the_session_holds_beside_mask_and_prompt_keys(
     capacity = kv_budget(memory, text.context) + memory.answer_tokens
     mask = capacity * model.dtype.itemsize
     prompt_keys = 4 * text.layers * text.kv_heads * text.head_dim * len(model.manifest.prompt.before_video)
-    computed = kv_bytes(model.manifest.dims, capacity, model.dtype.name)  # type: ignore[arg-type]
+    computed = kv_bytes(model.manifest.dims, capacity, declared(model.dtype))
     assert StreamSession(model, Policy(memory=memory)).memory_use.kv == computed + mask + prompt_keys
 
 

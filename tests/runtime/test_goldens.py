@@ -19,6 +19,7 @@ from stc_export.spec.errors import BundleError
 from stc_export.spec.goldens import DATA_NAME, INDEX_NAME
 from stc_export.spec.manifest import GraphEntry, GraphParity, read_manifest
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.dtypes import narrowed, widened
 from stc_runtime.goldens import Goldens, run_goldens
 
 Array = NDArray[Any]
@@ -52,7 +53,7 @@ def same(outputs: dict[str, Array]) -> dict[str, Array]:
     return outputs
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "untied_bundle"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "runnable_bundle_bf16", "untied_bundle"])
 def test_onnx_runtime_gives_its_own_numbers_again(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(name)
     for graph in read_manifest(bundle).graphs:
@@ -91,6 +92,18 @@ def test_one_percent_of_any_output_is_found(tiny_bundle: Path, role: str, varian
     group = re.sub(r"_\d+_", "_*_", output)
     assert [row.output for row in bad.outputs if not row.passed] == [group]
     assert next(row.max_rel for row in bad.outputs if row.output == group) == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_fifth_of_a_bf16_output_is_found(runnable_bundle_bf16: Path) -> None:
+    """As uint16 the numbers would compare as something else."""
+
+    def change(outputs: dict[str, Array]) -> dict[str, Array]:
+        wide = widened(outputs["features"])
+        return {**outputs, "features": narrowed(wide * 1.2, outputs["features"].dtype)}
+
+    (bad,) = check(runnable_bundle_bf16, "vit", "gate", change)
+    assert [row.output for row in bad.outputs if not row.passed] == ["features"]
+    assert bad.outputs[0].max_rel == pytest.approx(0.2, abs=2.0**-8)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stc_export.spec.errors import BundleError
-from stc_export.spec.manifest import Manifest, Piece
+from stc_export.spec.manifest import Manifest, Piece, Precision
 from stc_runtime import Bundle
 from stc_runtime.interface import check_interface
 
@@ -28,6 +28,11 @@ def graph(manifest: Manifest, role: str, variant: str, **changes: Any) -> Manife
         for g in manifest.graphs
     ]
     return replace(manifest, graphs=tuple(graphs))
+
+
+def in_precision(manifest: Manifest, precision: Precision) -> Manifest:
+    graphs = tuple(replace(graph, precision=precision) for graph in manifest.graphs)
+    return replace(manifest, precision=precision, graphs=graphs)
 
 
 def vision(manifest: Manifest, **changes: int) -> Manifest:
@@ -55,7 +60,11 @@ CASES: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "image size": (lambda m: vision(m, image_size=84), "frames are resized to 70, the model sees 84"),
     "width": (lambda m: vision(m, width=64), '"graphs/cacher_gate.onnx" declares the'),
     "layers": (lambda m: text(m, layers=3), '"graphs/llm.onnx" declares the input key_2_in as nothing'),
-    "precision": (lambda m: replace(m, precision="fp16"), "expected float16"),
+    "precision": (lambda m: in_precision(m, "fp16"), "expected float16"),
+    "precision of a graph": (
+        lambda m: graph(m, "llm", "default", precision=lambda _: "fp16"),
+        '"graphs/llm.onnx" computes in fp16, what graphs hand each other is fp32',
+    ),
     "input gone": (
         lambda m: graph(m, "vit", "gate", inputs=lambda ports: ports[1:]),
         "declares the input patch_embeddings as nothing, expected float32 [25, 32]",
@@ -118,6 +127,8 @@ def test_contradiction_raises_and_names_what_differs(
         "siglip_bundle",
         "tiny_modern_bundle",
         "tiny_modern_bundle_fp16",
+        "tiny_bundle_bf16",
+        "tiny_modern_bundle_bf16",
     ],
 )
 def test_built_bundles_do_not_contradict_themselves(name: str, request: pytest.FixtureRequest) -> None:

@@ -100,7 +100,10 @@ def test_tables_are_the_checkpoints(tiny_pair: Pair) -> None:
     assert model.path == tiny_pair.bundle
 
 
-@pytest.mark.parametrize(("bundle", "dtype"), [("tiny_bundle", np.float32), ("tiny_bundle_fp16", np.float16)])
+@pytest.mark.parametrize(
+    ("bundle", "dtype"),
+    [("tiny_bundle", np.float32), ("tiny_bundle_fp16", np.float16), ("runnable_bundle_bf16", np.uint16)],
+)
 def test_dtype_is_that_of_the_bundle_for_activations_and_state(
     bundle: str, dtype: type, request: pytest.FixtureRequest
 ) -> None:

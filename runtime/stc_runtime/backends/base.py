@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.manifest import GraphEntry, TensorSpec
 from stc_runtime.backends.store import Store, Tensor
+from stc_runtime.dtypes import carrier
 
 Arrays = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, Tensor]
@@ -26,7 +27,8 @@ class Engine(Protocol):
         """Run once.
 
         Args:
-            feeds: One C-contiguous array per declared input: of the host, or of a store of the same backend.
+            feeds: One C-contiguous array per declared input, in the type that carries its own (see
+                :mod:`stc_runtime.dtypes`): of the host, or of a store of the same backend.
             into: Outputs to be written in place, C-contiguous, of exactly the shape that results, of either kind. If
                 the backend is ``in_place``, an array may be the same memory as the input that the output updates.
 
@@ -109,7 +111,7 @@ def _check_names(graph: GraphEntry, kind: str, given: Iterable[str], declared: I
 
 def _check_array(graph: GraphEntry, spec: TensorSpec, array: Tensor, letters: dict[str, int]) -> None:
     """Check one array and add the letters of its shape to those known."""
-    fits = array.dtype == np.dtype(spec.dtype) and len(array.shape) == len(spec.shape) and _contiguous(array)
+    fits = array.dtype == carrier(spec.dtype) and len(array.shape) == len(spec.shape) and _contiguous(array)
     if fits:
         for want, have in zip(spec.shape, array.shape, strict=True):
             fits &= (letters.setdefault(want, have) if isinstance(want, str) else want) == have

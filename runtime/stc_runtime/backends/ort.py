@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError, StcError
-from stc_export.spec.manifest import GraphEntry, TensorSpec
+from stc_export.spec.manifest import DType, GraphEntry, TensorSpec
 from stc_runtime.backends.base import Engine, Tensors, check_arrays
 from stc_runtime.backends.store import HostMemory, host_arrays
+from stc_runtime.dtypes import carrier, declared
 
 #: What ONNX Runtime calls the types of a manifest.
 _ORT_TYPES = {
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
+    "bfloat16": "tensor(bfloat16)",
     "int64": "tensor(int64)",
     "uint8": "tensor(uint8)",
 }
 
+#: Types that numpy does not have, by their number in ONNX.
+_ELEMENTS: Mapping[DType, int] = {"bfloat16": 16}
+#: Things that it is known to say, with what helps.
+_KNOWN = {
+    "could not find an implementation": "It does not compute every type on every device: run the bundle on the target "
+    "that it was built for, or build it with --precision fp32.",
+}
 #: Options of execution providers. TF32 is on by default, and float32 then has ten bits.
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
@@ -83,15 +93,16 @@ class OrtEngine:
 
     def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
         """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
-        check_arrays(self._graph, feeds, into)  # ONNX Runtime gets bare addresses
-        places = host_arrays(into)
+        letters = check_arrays(self._graph, feeds, into)  # ONNX Runtime gets bare addresses
+        own = self._own_places(into, letters)
+        places = {**host_arrays(into), **own}
         binding = self._session.io_binding()
         for name, array in host_arrays(feeds).items():
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            binding.bind_input(name, "cpu", 0, _element(array), array.shape, array.ctypes.data)
         for spec in self._graph.outputs:
             if spec.name in places:
                 place = places[spec.name]
-                binding.bind_output(spec.name, "cpu", 0, place.dtype, place.shape, place.ctypes.data)
+                binding.bind_output(spec.name, "cpu", 0, _element(place), place.shape, place.ctypes.data)
             else:
                 binding.bind_output(spec.name, "cpu")
         try:
@@ -99,19 +110,32 @@ class OrtEngine:
         except Exception as error:  # onnxruntime raises its own untyped family
             raise _explained(error, self._graph, "run") from error
         names = [spec.name for spec in self._graph.outputs]
-        if len(into) == len(names):
-            return {}
+        if len(places) == len(names):
+            return own
         values = zip(names, binding.get_outputs(), strict=True)
-        return {name: value.numpy() for name, value in values if name not in into}
+        return own | {name: value.numpy() for name, value in values if name not in places}
+
+    def _own_places(self, into: Tensors, letters: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+        """Make arrays for outputs of types that numpy lacks, which ONNX Runtime cannot hand over as arrays itself."""
+        return {
+            spec.name: np.empty([letters[d] if isinstance(d, str) else d for d in spec.shape], carrier(spec.dtype))
+            for spec in self._graph.outputs
+            if spec.dtype in _ELEMENTS and spec.name not in into
+        }
+
+
+def _element(array: NDArray[Any]) -> Any:
+    """Return the type of an array as ONNX Runtime takes it: that of numpy, or a number."""
+    return _ELEMENTS.get(declared(array.dtype), array.dtype)
 
 
 def _explained(error: Exception, graph: GraphEntry, action: str) -> StcError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "allocate" in text.lower() or isinstance(error, MemoryError):
         return ResourceError(f'Not enough memory to {action} "{graph.file}".', "Free memory or use a smaller model.")
-    return BundleError(
-        f'ONNX Runtime cannot {action} "{graph.file}" ({text}).', "Check the bundle: stc-export inspect BUNDLE."
-    )
+    check = "Check the bundle: stc-export inspect BUNDLE."
+    fix = next((fix for mark, fix in _KNOWN.items() if mark in text.lower()), check)
+    return BundleError(f'ONNX Runtime cannot {action} "{graph.file}" ({text}).', fix)
 
 
 def _check_interface(graph: GraphEntry, declared: tuple[TensorSpec, ...], actual: list[Any]) -> None:

@@ -17,6 +17,7 @@ from stc_runtime.backends.device_store import Shared
 from stc_runtime.backends.replay import Replays
 from stc_runtime.backends.staging import Staging
 from stc_runtime.backends.store import DeviceArray, Shape, Tensor
+from stc_runtime.dtypes import carrier
 
 #: Least and largest shape of each dynamic input.
 Profile = Mapping[str, tuple[Shape, Shape]]
@@ -104,7 +105,7 @@ class TrtEngine:
         if isinstance(tensor, DeviceArray):
             return Binding(spec.name, tensor.address, shape, None)
         name = self._over.get(spec.name, spec.name)
-        place = self._staging.place(name, int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
+        place = self._staging.place(name, int(np.prod(shape)) * carrier(spec.dtype).itemsize)
         return Binding(spec.name, place.address, shape, place.host)
 
     def _choose(self, feeds: Tensors) -> int:
@@ -161,7 +162,7 @@ class TrtEngine:
     def _fetched(self, call: Call, into: Tensors) -> dict[str, NDArray[Any]]:
         """Copy what was staged to where it is wanted, and return what nobody gave a place for."""
         fresh = {}
-        types = {spec.name: spec.dtype for spec in self._graph.outputs}
+        types = {spec.name: carrier(spec.dtype) for spec in self._graph.outputs}
         for binding in call.outputs:
             if binding.host is None:
                 continue

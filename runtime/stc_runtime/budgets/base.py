@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import ParityError
+from stc_runtime.dtypes import widened
 
 #: Gives all visual tokens [M, D] of the frame. It runs the pruner graph, so that a budget asks for what it needs only.
 Look = Callable[[], NDArray[Any]]
@@ -25,7 +26,7 @@ class FrameSize:
     Attributes:
         tokens: M.
         width: D.
-        dtype: Their type.
+        dtype: The type of numpy that carries them.
     """
 
     tokens: int
@@ -119,7 +120,7 @@ def looked_at(look: Look) -> NDArray[np.float64]:
     Raises:
         ParityError: A number is not finite.
     """
-    tokens = look().astype(np.float64)
+    tokens = widened(look()).astype(np.float64)
     if np.isfinite(tokens).all():
         return tokens
     raise ParityError(

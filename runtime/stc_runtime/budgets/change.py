@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stc_export.spec.memory import kept_tokens
 from stc_runtime.budgets.base import Allotment, FrameSize, Look, looked_at, norms
+from stc_runtime.dtypes import narrowed, widened
 
 #: What EVS gives the tokens of a first frame, which has nothing to be compared with.
 FIRST = 255.0
@@ -37,9 +38,10 @@ class Previous:
         """
         lengths, found = norms(tokens), None
         if self._known:
-            products = np.einsum("nd,nd->n", tokens, self._tokens.astype(np.float64))
+            products = np.einsum("nd,nd->n", tokens, widened(self._tokens).astype(np.float64))
             found = products / (lengths * self._norms)
-        self._tokens[...], self._norms[...], self._known = tokens, lengths, True
+        self._tokens[...] = narrowed(tokens, self._tokens.dtype)
+        self._norms[...], self._known = lengths, True
         return found
 
     def reset(self) -> None:

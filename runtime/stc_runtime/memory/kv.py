@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.memory import bucket_for
 from stc_runtime.backends.store import HostStore, Store, Tensor
+from stc_runtime.dtypes import clipped, narrowed, widened
 from stc_runtime.memory.rotary import shift_keys
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from stc_runtime.memory.planner import AdmitPlan
 
-Array = NDArray[np.floating[Any]]
+#: Numbers, or uint16 that carry bfloat16.
+Array = NDArray[Any]
 
-#: Added to the score of a hidden slot: the lowest float16, so that it is exact in every precision.
+#: Added to the score of a hidden slot: the lowest float16. It is exact in float32 too; in bfloat16 it is -65536.
 HIDDEN = -65504.0
 
 
@@ -70,7 +72,7 @@ class KVMemory:
 
         Args:
             shape: Sizes.
-            dtype: Type of keys, values and bias: float32 or float16.
+            dtype: Type of keys, values and bias: float32, float16, or uint16 that carries bfloat16.
             theta: Base of the rotary embedding.
             reserve: Makes the stores of keys and values; by default in the memory of the host.
         """
@@ -79,7 +81,8 @@ class KVMemory:
         elements = shape.kv_heads * shape.capacity * shape.head_dim
         self._keys = [reserve(elements, dtype) for _ in range(shape.layers)]
         self._values = [reserve(elements, dtype) for _ in range(shape.layers)]
-        self._bias = np.full(shape.capacity, HIDDEN, dtype)
+        self._hidden = narrowed(np.array(HIDDEN), dtype)
+        self._bias = np.full(shape.capacity, self._hidden)
         # Keys of the sink as first computed. Each move starts from them, so rounding never adds up.
         masters = (shape.layers, shape.kv_heads, shape.sink_capacity, shape.head_dim)
         self._masters = np.full(masters, 0.0, np.float32)
@@ -113,7 +116,7 @@ class KVMemory:
         if not 0 <= slots <= self._bucket:
             raise ValueError(f"{slots} used slots in a bucket of {self._bucket}")
         self._bias[:slots] = 0.0
-        self._bias[slots:] = HIDDEN
+        self._bias[slots:] = self._hidden
         self._used = slots
 
     def past(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +204,7 @@ class KVMemory:
         if not 0 <= tokens <= self._shape.sink_capacity:
             raise ValueError(f"a sink of {tokens} tokens, {self._shape.sink_capacity} reserved")
         for layer, keys in enumerate(self._keys):
-            self._masters[layer, :, :tokens] = self._get(keys, 0, tokens)
+            self._masters[layer, :, :tokens] = widened(self._get(keys, 0, tokens))
         self._sink = tokens
         self._origin = 0
 
@@ -230,7 +233,8 @@ class KVMemory:
         if origin == self._origin:
             return
         for layer, keys in enumerate(self._keys):
-            self._put(keys, 0, shift_keys(self._masters[layer, :, : self._sink], origin, self._theta))
+            moved = shift_keys(self._masters[layer, :, : self._sink], origin, self._theta)
+            self._put(keys, 0, clipped(moved, self._bias.dtype))
         self._origin = origin
 
     def rebase(self, delta: int, used: int) -> None:
@@ -272,7 +276,7 @@ class KVMemory:
 
 
 def _check_finite(layer: int, keys: Array, values: Array) -> None:
-    if not (np.isfinite(keys).all() and np.isfinite(values).all()):
+    if not (np.isfinite(widened(keys)).all() and np.isfinite(widened(values)).all()):
         raise ParityError(
             f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
             "Build the bundle with --precision fp32.",

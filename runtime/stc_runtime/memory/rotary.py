@@ -7,21 +7,21 @@ half-split convention of Qwen2 and Llama). Turning it further by ``delta`` is th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from stc_runtime.dtypes import clipped, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Float = TypeVar("Float", bound=np.floating)
 
-
-def shift_keys(keys: NDArray[Float], delta: int, theta: float) -> NDArray[Float]:
+def shift_keys(keys: NDArray[Any], delta: int, theta: float) -> NDArray[Any]:
     """Return keys as if computed ``delta`` positions later.
 
     Args:
-        keys: Keys [..., tokens, d] with even d.
+        keys: Keys [..., tokens, d] with even d, in any type that carries floating point numbers.
         delta: Positions to move by; may be negative.
         theta: Base of the rotary embedding.
 
@@ -31,12 +31,10 @@ def shift_keys(keys: NDArray[Float], delta: int, theta: float) -> NDArray[Float]
     half = keys.shape[-1] // 2
     # Angles reach the length of the context; float32 would be off by a thousandth there.
     angles = delta * theta ** -(np.arange(half, dtype=np.float64) / half)
-    working = np.promote_types(keys.dtype, np.float32)
+    wide = widened(keys)
+    working = np.promote_types(wide.dtype, np.float32)
     cos, sin = np.cos(angles).astype(working), np.sin(angles).astype(working)
-    low, high = keys[..., :half].astype(working), keys[..., half:].astype(working)
+    low, high = wide[..., :half].astype(working), wide[..., half:].astype(working)
     rotated = np.concatenate((low * cos - high * sin, high * cos + low * sin), axis=-1)
-    if keys.dtype == np.float16:
-        # A pair keeps its length, yet one of the two can grow by sqrt(2) and must not become infinite.
-        limit = float(np.finfo(np.float16).max)
-        np.clip(rotated, -limit, limit, out=rotated)
-    return rotated.astype(keys.dtype, copy=False)
+    # A pair keeps its length, yet one of the two can grow by sqrt(2) and must not become infinite.
+    return clipped(rotated, keys.dtype)

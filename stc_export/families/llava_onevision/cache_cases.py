@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.parity import Arrays
 from stc_export.families.llava_onevision.cache import HIDDEN
-from stc_export.spec.manifest import Flavour
+from stc_export.spec.manifest import DType, Flavour
+from stc_runtime.dtypes import carrier, narrowed
 
 #: Keys and values [1, kv heads, tokens, head_dim] of each layer.
 Layers = Sequence[tuple[NDArray[Any], NDArray[Any]]]
@@ -66,15 +67,15 @@ CACHE_CASES: Mapping[Flavour, Callable[[Step], tuple[Arrays, Arrays]]] = {"base"
 
 
 def _bias(step: Step, slots: int) -> NDArray[Any]:
-    bias = np.full((1, slots), HIDDEN, step.form.dtype)
+    bias = np.full((1, slots), HIDDEN, np.float32)
     bias[:, : step.first] = 0
-    return bias
+    return narrowed(bias, carrier(step.form.dtype))
 
 
-def _ports(cache: Layers, suffix: str, dtype: str) -> dict[str, NDArray[Any]]:
+def _ports(cache: Layers, suffix: str, dtype: DType) -> dict[str, NDArray[Any]]:
     halves = enumerate(("key", "value"))
     return {
-        f"{name}_{i}_{suffix}": np.ascontiguousarray(layer[half], dtype)
+        f"{name}_{i}_{suffix}": np.ascontiguousarray(narrowed(layer[half], carrier(dtype)))
         for half, name in halves
         for i, layer in enumerate(cache)
     }

@@ -24,6 +24,7 @@ from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.families.llava_onevision.split import split_model
 from stc_export.spec.manifest import Role
+from stc_runtime.dtypes import carrier, narrowed, widened
 
 Frame = NDArray[np.uint8]
 
@@ -80,7 +81,7 @@ class _Checker:
         return _array(out.attentions[-1][0].mean((0, 1)))
 
     def _typed(self, array: Any) -> NDArray[Any]:
-        return np.ascontiguousarray(array, dtype=self.inputs.form.dtype)
+        return np.ascontiguousarray(narrowed(array, carrier(self.inputs.form.dtype)))
 
     def _module(self, graph: GraphDef) -> Any:
         """Return the traced module in float32 with the weights that the bundle stores."""
@@ -93,7 +94,7 @@ class _Checker:
         return module
 
     def _expected(self, graph: GraphDef, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        flat = [torch.from_numpy(np.asarray(feeds[s.name], dtype=s.dtype)) for s in graph.inputs]
+        flat = [torch.from_numpy(np.asarray(widened(feeds[s.name]), dtype=s.dtype)) for s in graph.inputs]
         result = self._module(graph)(*graph.nest(flat))
         return {spec.name: _array(value) for spec, value in zip(graph.outputs, result, strict=True)}
 
@@ -114,7 +115,7 @@ class _Checker:
         the first left out are then both of what moved, and far from each other, not of the rest that is all alike.
         """
         name = graph.inputs[1].name
-        state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.form.dtype) for s in graph.inputs[2:]}
+        state = {s.name: np.zeros([int(d) for d in s.shape], carrier(self.inputs.form.dtype)) for s in graph.inputs[2:]}
         tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
         feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **state}
         known, given = {"features": self.features, "attention": self.attention}, {s.name for s in graph.outputs}

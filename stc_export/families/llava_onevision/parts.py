@@ -29,13 +29,16 @@ class Parts:
 
 
 _BASE = Parts(blocks.rms_norm_steps, rotary.rotate_steps, attention.vision_steps, Beside())
+_MODERN = Parts(blocks.rms_norm, rotary.rotate, attention.vision, InPlace(attention.masked))
 
 PARTS: Mapping[tuple[Flavour, DType], Parts] = {
     ("base", "float32"): _BASE,
     ("base", "float16"): _BASE,
+    ("base", "bfloat16"): _BASE,
     # TensorRT has no float32 kernel for the operator Attention, and refuses the graph.
     ("modern", "float32"): Parts(
         blocks.rms_norm, rotary.rotate, attention.vision_steps, InPlace(attention.masked_steps)
     ),
-    ("modern", "float16"): Parts(blocks.rms_norm, rotary.rotate, attention.vision, InPlace(attention.masked)),
+    ("modern", "float16"): _MODERN,
+    ("modern", "bfloat16"): _MODERN,
 }

@@ -212,19 +212,19 @@ def test_table_of_operators_is_that_of_the_compiler() -> None:
     assert has - known_operators() <= windows | {"CausalConvWithState", "LinearAttention", "Mish"}
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "untied_bundle"])
+@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "untied_bundle"])
 def test_graphs_that_the_compiler_takes_have_no_errors(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(name)
     for graph in read_manifest(bundle).graphs:
         assert errors(bundle / graph.file, Setting((10, 3), {"R": 25, "K": 9, "S": 64, "P": 1024, "W": 64})) == []
 
 
-@pytest.mark.parametrize("name", ["tiny_modern_bundle", "tiny_modern_bundle_fp16"])
+@pytest.mark.parametrize("name", ["tiny_modern_bundle", "tiny_modern_bundle_fp16", "tiny_modern_bundle_bf16"])
 def test_modern_graphs_have_no_errors_from_10_16_and_name_what_10_3_lacks(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     bundle: Path = request.getfixturevalue(name)
-    fused = {"Attention"} if name.endswith("fp16") else set()
+    fused = {"Attention"} if name.endswith("16") else set()
     for graph in read_manifest(bundle).graphs:
         path = bundle / graph.file
         assert errors(path, Setting((10, 16))) == []

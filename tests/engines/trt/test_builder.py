@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
 
-#: Bundles of :mod:`tests.conftest`: both precisions, real SigLIP layers, untied embeddings, the trained demo, and both
+#: Bundles of :mod:`tests.conftest`: all precisions, real SigLIP layers, untied embeddings, the trained demo, and both
 #: flavours.
 BUNDLES = ["tiny_bundle", "tiny_bundle_fp16", "siglip_bundle", "untied_bundle", "demo_bundle"]
 BUNDLES += ["tiny_modern_bundle", "tiny_modern_bundle_fp16", "siglip_modern_bundle_fp16"]
+BUNDLES += ["tiny_bundle_bf16", "tiny_modern_bundle_bf16", "siglip_modern_bundle_bf16"]
 
 
 def note(phases: set[str], phase: str, _done: int, _steps: int) -> None:

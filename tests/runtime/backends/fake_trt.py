@@ -25,10 +25,11 @@ from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.trt import TrtBackend
 from stc_runtime.bundle import Bundle
+from stc_runtime.dtypes import carrier
 
 Profiles = Callable[[GraphEntry, Manifest], tuple[Profile, ...]]
 
-_TYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "uint8": "UINT8"}
+_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "uint8": "UINT8"}
 
 
 class FakeDevice:
@@ -263,13 +264,13 @@ class IExecutionContext:
         for spec in graph.outputs:
             if spec.name in in_place(graph):
                 continue
-            size = np.prod([letters.get(d, d) for d in spec.shape], dtype=int) * np.dtype(spec.dtype).itemsize
+            size = np.prod([letters.get(d, d) for d in spec.shape], dtype=int) * carrier(spec.dtype).itemsize
             device.at(addresses[spec.name], int(size))[:] = b"\xee" * int(size)
         feeds = {}
         for spec in graph.inputs:
-            size = int(np.prod(shapes[spec.name])) * np.dtype(spec.dtype).itemsize
+            size = int(np.prod(shapes[spec.name])) * carrier(spec.dtype).itemsize
             data = device.at(addresses[spec.name], size)
-            feeds[spec.name] = np.frombuffer(data, spec.dtype).reshape(shapes[spec.name]).copy()
+            feeds[spec.name] = np.frombuffer(data, carrier(spec.dtype)).reshape(shapes[spec.name]).copy()
         for name, value in self._engine.engine.run(feeds, {}).items():
             device.at(addresses[name], value.nbytes)[:] = value.tobytes()
 

@@ -13,6 +13,7 @@ from stc_export.spec.errors import BundleError
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime import Bundle
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.dtypes import carrier, narrowed, widened
 from stc_runtime.testing import FakeBackend
 from tests.runtime.backends.fake_trt import any_shape, fake_backend
 
@@ -48,7 +49,7 @@ class Case:
         return {spec.name: self._array(spec, np.random.default_rng(seed), letters) for spec in self.graph.inputs}
 
     def buffers(self, **letters: int) -> Arrays:
-        return {s.name: np.full(shape_of(s.shape, letters), 7, s.dtype) for s in self.graph.outputs}
+        return {s.name: np.full(shape_of(s.shape, letters), 7, carrier(s.dtype)) for s in self.graph.outputs}
 
     def _array(self, spec: Any, random: np.random.Generator, letters: dict[str, int]) -> np.ndarray:
         shape = shape_of(spec.shape, letters)
@@ -57,12 +58,12 @@ class Case:
         if spec.name == "position_ids":
             return np.arange(100, 100 + shape[1])[None]
         if spec.name == "past_bias":
-            return np.where(np.arange(shape[1]) < 4, 0, -65504)[None].astype(spec.dtype)
+            return narrowed(np.where(np.arange(shape[1]) < 4, 0, -65504)[None], carrier(spec.dtype))
         if spec.name == "history_weights":
             return np.full(shape, 1 / shape[0], np.float32)
         if spec.dtype == "uint8":
             return random.integers(0, 256, shape, np.uint8)
-        return random.normal(size=shape).astype(spec.dtype)
+        return narrowed(random.normal(size=shape), carrier(spec.dtype))
 
 
 def shape_of(shape: tuple[int | str, ...], letters: dict[str, int]) -> tuple[int, ...]:
@@ -79,7 +80,7 @@ def copies(arrays: Arrays) -> Arrays:
     return {name: array.copy() for name, array in arrays.items()}
 
 
-@pytest.fixture(scope="module", params=["tiny_bundle", "tiny_bundle_fp16"])
+@pytest.fixture(scope="module", params=["tiny_bundle", "tiny_bundle_fp16", "runnable_bundle_bf16"])
 def bundle(request: pytest.FixtureRequest) -> Bundle:
     return Bundle.open(request.getfixturevalue(request.param))
 
@@ -100,9 +101,9 @@ def case(case_of: Callable[[tuple[str, str]], Case], request: pytest.FixtureRequ
 def test_outputs_have_the_declared_names_types_and_shapes(case: Case) -> None:
     for letters in ({}, dict.fromkeys("RKWSP", 1)):
         outputs = case.engine.run(case.feeds(**letters), {})
-        wanted = {s.name: (s.dtype, shape_of(s.shape, letters)) for s in case.graph.outputs}
+        wanted = {s.name: (carrier(s.dtype).name, shape_of(s.shape, letters)) for s in case.graph.outputs}
         assert {name: (array.dtype.name, array.shape) for name, array in outputs.items()} == wanted
-        assert all(np.isfinite(array).all() for array in outputs.values())
+        assert all(np.isfinite(widened(array)).all() for array in outputs.values())
 
 
 def test_outputs_in_place_are_the_same_numbers_and_are_not_returned(case: Case) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError, StcError
-from stc_export.spec.manifest import GraphEntry, TensorSpec
+from stc_export.spec.manifest import GraphEntry, TensorSpec, read_manifest
 from stc_runtime import Bundle
 from stc_runtime.backends.ort import OrtBackend, OrtEngine
 
@@ -155,3 +155,13 @@ def test_graph_without_its_weights_raises_when_opened(tmp_path: Path, tiny_bundl
     (tmp_path / pruner.file).write_bytes((tiny_bundle / pruner.file).read_bytes())
     with pytest.raises(BundleError):
         OrtBackend(threads=1).open(tmp_path, pruner)
+
+
+def test_bf16_graph_on_a_cpu_says_where_it_runs(tiny_bundle_bf16: Path) -> None:
+    with pytest.raises(BundleError) as caught:
+        OrtBackend().open(tiny_bundle_bf16, read_manifest(tiny_bundle_bf16).graph("llm"))
+    assert caught.value.problem.startswith('ONNX Runtime cannot open "graphs/llm.onnx" (')
+    assert caught.value.fix == (
+        "It does not compute every type on every device: run the bundle on the target that it was built for, or build "
+        "it with --precision fp32."
+    )

@@ -30,9 +30,9 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return Bundle.open(tiny_bundle)
 
 
-@pytest.fixture(params=["tiny_bundle", "tiny_modern_bundle"])
+@pytest.fixture(params=["tiny_bundle", "tiny_modern_bundle", "runnable_bundle_bf16", "runnable_modern_bundle_bf16"])
 def either(request: pytest.FixtureRequest) -> Bundle:
-    """A bundle of each flavour."""
+    """A bundle of each flavour, in a type that numpy has and in one that it has not."""
     return Bundle.open(request.getfixturevalue(request.param))
 
 

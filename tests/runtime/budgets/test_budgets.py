@@ -14,6 +14,7 @@ from stc_export.spec.errors import ParityError
 from stc_export.spec.memory import BUDGET_COSTS, kept_tokens
 from stc_export.spec.policy import Budget, PrunerPolicy
 from stc_runtime.budgets import BUDGETS, FrameBudget
+from stc_runtime.dtypes import narrowed, widened
 from tests.reference.budgets import BUDGETS as REFERENCES
 from tests.reference.budgets import Evs, VidCom2
 from tests.runtime.budgets.streams import Array, Stream, budget_for, streams
@@ -99,11 +100,12 @@ def test_reset_starts_the_stream_again_in_the_same_memory(name: Budget) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_tokens_are_counted_as_their_values_are(name: Budget) -> None:
+@pytest.mark.parametrize("carried", ["float16", "uint16"])  # uint16 carries bfloat16
+def test_half_tokens_are_counted_as_their_values_are(name: Budget, carried: str) -> None:
     policy = PrunerPolicy(keep=0.4, history=4, budget=name)
-    halves = [frame.astype(np.float16) for frame in MOVING.frames()]
-    found = counts(budget_for(MOVING, policy, "float16"), halves)
-    assert found == counts(budget_for(MOVING, policy), [half.astype(np.float32) for half in halves])
+    halves = [narrowed(frame, carried) for frame in MOVING.frames()]
+    found = counts(budget_for(MOVING, policy, carried), halves)
+    assert found == counts(budget_for(MOVING, policy), [widened(half).astype(np.float32) for half in halves])
 
 
 @pytest.mark.parametrize("name", LOOKING)

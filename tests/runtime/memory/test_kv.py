@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 import hypothesis.strategies as st
+import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import assume, settings
+from hypothesis import assume, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stc_export.spec.errors import ParityError, ResourceError
@@ -278,7 +280,7 @@ def test_set_sink_beyond_reserve_refused() -> None:
         KVMemory(SHAPE, np.float32, THETA).set_sink(10)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 4), (np.float16, 2)])
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 4), (np.float16, 2), (np.uint16, 2)])
 def test_nbytes_counts_keys_values_bias_and_sink(dtype: type, size: int) -> None:
     kv = KVMemory(SHAPE, dtype, THETA)
     assert kv.nbytes == 2 * 2 * 3 * 300 * 4 * size + 300 * size + 2 * 3 * 9 * 4 * 4
@@ -290,3 +292,59 @@ def test_two_memories_never_share_bytes() -> None:
     write(first, 0, new_tokens(np.random.default_rng(0), 5, 0))
     assert not any(view.any() for layer in range(2) for view in second.past(layer))
     assert (second.bias() == -65504).all()
+
+
+# --- bfloat16, which numpy carries as uint16 ------------------------------------------------------------------------
+
+
+def in_bfloat16(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def number(array: np.ndarray) -> np.ndarray:
+    return array.view(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def test_bfloat16_hides_slots_by_the_nearest_number() -> None:
+    kv = KVMemory(SHAPE, np.uint16, THETA)
+    kv.used = 3
+    assert number(kv.bias())[0, :4].tolist() == [0.0, 0.0, 0.0, -65536.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 30_000), st.integers(0, 2**32 - 1))
+def test_bfloat16_keys_move_like_those_of_a_memory_that_never_rounds(
+    sink: int, count: int, delta: int, seed: int
+) -> None:
+    """Each number is rounded when it is written and once more when it is moved: at most 2^-8 of a pair's length."""
+    records = new_tokens(np.random.default_rng(seed), sink + count, delta)
+    naive = NaiveKV(THETA)
+    naive.sink, naive.records = sink, [replace(r, position=i) if i < sink else r for i, r in enumerate(records)]
+    kv = KVMemory(SHAPE, np.uint16, THETA)
+    kv.ensure(len(records))
+    for layer in range(SHAPE.layers):
+        values = np.stack([r.value[layer] for r in naive.records], axis=1)
+        kv.write(layer, 0, in_bfloat16(naive.keys(layer))[None], in_bfloat16(values)[None])
+    kv.used = len(records)
+    kv.set_sink(sink)
+    kv.rebase(delta, len(records))
+    naive.rebase(delta)
+    for layer in range(SHAPE.layers):
+        keys, values = (number(view)[0, :, : len(records)] for view in kv.past(layer))
+        expected = naive.keys(layer)
+        np.testing.assert_allclose(keys, expected, rtol=0, atol=2.0**-7 * np.abs(expected).max() * 2**0.5)
+        np.testing.assert_array_equal(values, number(in_bfloat16(naive.values(layer))))
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0x7F81])
+def test_bfloat16_that_is_not_finite_is_refused(bits: int) -> None:
+    """As uint16 every one of them would pass for a number."""
+    kv, tokens = KVMemory(SHAPE, np.uint16, THETA), np.zeros((1, 3, 2, 4), np.uint16)
+    kv.write(0, 0, tokens, tokens)
+    tokens[0, 1, 1, 2] = bits
+    with pytest.raises(ParityError, match="Layer 1 of the language model"):
+        kv.write(1, 0, tokens, np.zeros_like(tokens))
+    kv.past(0)[1][0, 1, 0, 2] = bits
+    with pytest.raises(ParityError, match="Layer 0"):
+        kv.check_written(0, 2)
+    assert not any(view.any() for view in kv.past(0))

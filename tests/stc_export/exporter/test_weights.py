@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from stc_export.spec.manifest import DType
 
 NORMS = ("norm", "inv_freq", "scale", "offset")
+#: Pixels up to 1 are pooled along two axes by weights that were rounded: at most two roundings.
+POOLED = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2 * 2.0**-8}
 
 
 def split(directory: Path, dtype: DType) -> tuple[Checkpoint, SplitModel]:
@@ -57,7 +59,7 @@ def write_all(directory: Path, dtype: DType, out: Path) -> tuple[SplitModel, dic
 
 def stored(folder: Path, place: StoredTensor) -> torch.Tensor:
     data = (folder / place.file).read_bytes()[place.offset : place.offset + place.length]
-    return torch.from_numpy(np.frombuffer(bytearray(data), place.dtype).reshape(place.shape))
+    return torch.frombuffer(bytearray(data), dtype=getattr(torch, place.dtype)).reshape(place.shape)
 
 
 def _short(key: str) -> str:
@@ -110,7 +112,7 @@ def expected_tensors(directory: Path) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_files_hold_the_tensors_of_the_checkpoint_in_the_order_of_the_graphs(
     tiny_checkpoint: Path, tmp_path: Path, dtype: DType
 ) -> None:
@@ -129,7 +131,7 @@ def test_files_hold_the_tensors_of_the_checkpoint_in_the_order_of_the_graphs(
     image = torch.rand(5, 5)
     resized = torch.nn.functional.interpolate(image[None, None], size=(3, 3), mode="bilinear")[0, 0]
     pooling = constants["pooling"].float()
-    torch.testing.assert_close(pooling @ image @ pooling.T, resized, rtol=0, atol=1e-6 if dtype == "float32" else 1e-3)
+    torch.testing.assert_close(pooling @ image @ pooling.T, resized, rtol=0, atol=POOLED[dtype])
 
 
 @pytest.mark.parametrize("fixture", ["tiny_checkpoint", "untied_checkpoint"])
@@ -261,6 +263,8 @@ def test_source_that_is_missing_is_named(tmp_path: Path) -> None:
         (float("nan"), "float16", "holds NaN or infinity as float16"),
         (float("nan"), "float32", "holds NaN or infinity as float32"),
         (float("inf"), "float32", "holds NaN or infinity as float32"),
+        (3.4e38, "bfloat16", "overflows as bfloat16"),
+        (float("nan"), "bfloat16", "holds NaN or infinity as bfloat16"),
     ],
 )
 @pytest.mark.parametrize("permute", [(), (1, 0)])
@@ -281,6 +285,22 @@ def test_largest_half_is_stored(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(tmp_path / "m", {"a": torch.tensor([65504.0, -65504.0, 1e-8])})
     found = write_one(checkpoint, WeightRecipe("w", "float16", (3,), ("a",)), tmp_path / "w.weights")
     assert found.tolist() == [65504.0, -65504.0, 0.0]
+
+
+@pytest.mark.parametrize("permute", [(), (1, 0)])
+def test_bfloat16_of_the_checkpoint_is_copied_byte_for_byte_and_never_widened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permute: tuple[int, ...]
+) -> None:
+    """Every finite bfloat16, the smallest ones and minus zero included."""
+    bits = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    finite = torch.from_numpy(bits[(bits & 0x7F80) != 0x7F80].reshape(-1, 2))
+    tensor = finite.view(torch.bfloat16)
+    checkpoint = checkpoint_of(tmp_path / "m", {"a": tensor})
+    monkeypatch.setattr(torch.Tensor, "float", None)
+    shape = tuple(tensor.permute(permute).shape) if permute else tuple(tensor.shape)
+    found = write_one(checkpoint, WeightRecipe("w", "bfloat16", shape, ("a",), permute=permute), tmp_path / "w.weights")
+    expected = finite.permute(permute) if permute else finite
+    assert torch.equal(found.view(torch.uint16), expected)
 
 
 def test_weights_that_cannot_be_read_any_more_are_a_checkpoint_error(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def small_manifest() -> m.Manifest:
     """Two graphs that share ``weights/vit.bin`` (10,240 bytes); the gate has 100 bytes of its own."""
     features = m.TensorSpec("features", "float32", ("T", 32))
     gate = m.GraphEntry(
-        "cacher_gate", "default", "cacher_gate.onnx", ("weights/gate.bin", "weights/vit.bin"), (), (features,)
+        "cacher_gate", "default", "cacher_gate.onnx", ("weights/gate.bin", "weights/vit.bin"), (), (features,), "fp32"
     )
-    vit = m.GraphEntry("vit", "gate", "vit.onnx", ("weights/vit.bin",), (features,), (features,))
+    vit = m.GraphEntry("vit", "gate", "vit.onnx", ("weights/vit.bin",), (features,), (features,), "fp32")
     rows = (m.OutputParity("features", 1e-6, 2e-6, 0.999999, 1e-4, passed=True),)
     return m.Manifest(
         schema=m.SCHEMA,

@@ -21,6 +21,7 @@ from stc_export.spec.errors import ParityError, UsageError
 from stc_export.spec.manifest import MANIFEST_NAME
 from stc_export.spec.policy import named_policies
 from stc_runtime.bundle import Bundle
+from stc_runtime.goldens import Goldens
 from tests.stc_export.pipeline import quick
 
 if TYPE_CHECKING:
@@ -110,6 +111,33 @@ def test_parity_covers_every_graph_and_pass(request: pytest.FixtureRequest, fixt
         assert case.outputs
         for row in case.outputs:
             assert row.max_rel <= (2e-2 if half else 1e-5) or row.output == "kept_indices"
+
+
+@pytest.mark.parametrize("fixture", ["tiny_bundle_bf16", "tiny_modern_bundle_bf16"])
+def test_bf16_says_what_ran_in_place_of_its_graphs_and_keeps_none_of_it(
+    request: pytest.FixtureRequest, fixture: str, tiny_bundle: Path
+) -> None:
+    bundle = Bundle.open(request.getfixturevalue(fixture))
+    same = [(case.graph, case.case) for case in Bundle.open(tiny_bundle).manifest.parity]
+    assert [(case.graph, case.case) for case in bundle.manifest.parity] == same
+    for case in bundle.manifest.parity:
+        assert case.passed
+        assert case.layers.endswith(", float32 rounded to bfloat16")
+        # Three layers and some roundings of 2^-8 each; a fifth of a ranking may differ.
+        assert all(row.max_rel <= 8 * 2.0**-8 or row.output == "kept_indices" for row in case.outputs)
+    assert Goldens.open(bundle.root).index.backend.endswith(", float32 rounded to bfloat16")
+    listed = {entry.path for entry in bundle.manifest.files} | {"manifest.json"}
+    assert {str(path.relative_to(bundle.root)) for path in bundle.root.rglob("*") if path.is_file()} == listed
+
+
+@pytest.mark.parametrize(
+    ("fixture", "precision"), [("tiny_bundle", "fp32"), ("tiny_bundle_fp16", "fp16"), ("tiny_bundle_bf16", "bf16")]
+)
+def test_manifest_says_the_precision_of_each_graph(
+    request: pytest.FixtureRequest, fixture: str, precision: str
+) -> None:
+    manifest = Bundle.open(request.getfixturevalue(fixture)).manifest
+    assert {manifest.precision, *(graph.precision for graph in manifest.graphs)} == {precision}
 
 
 class Recorder:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stc_export.demo.checkpoint import CheckpointOptions, write_checkpoint
+from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import StoredTensor, write_weights
 from stc_export.families.base import LayerSample
@@ -101,7 +102,7 @@ def written(checkpoint: Path, root: Path) -> Prepared:
 
 
 def entries(ready: Prepared) -> tuple[GraphEntry, ...]:
-    return tuple(GraphEntry(g.role, g.variant, g.file, (), g.inputs, g.outputs) for g in ready.split.graphs)
+    return tuple(graph_entry(g, g.file, (), ready.precision) for g in ready.split.graphs)
 
 
 def digests(root: Path) -> dict[str, str]:

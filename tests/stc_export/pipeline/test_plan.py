@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from stc_engines import find_target, load_targets
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.pipeline import plan as module
 from stc_export.pipeline.build import plan_build
@@ -130,6 +131,37 @@ def test_default_precision_is_the_target_s(tiny_checkpoint: Path, tmp_path: Path
         target: plan_build(replace(request, target=target)).precision for target in ("cpu", "jetson-orin-nano-8gb")
     }
     assert found == {"cpu": "fp32", "jetson-orin-nano-8gb": "fp16"}
+
+
+def test_bf16_is_refused_on_targets_whose_data_do_not_have_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.stc"
+    for target in load_targets():
+        if "bf16" in target.precisions:
+            request = BuildRequest(str(tiny_checkpoint), target=target.name, out=out, precision="bf16")
+            assert plan_build(request).precision == "bf16"
+            continue
+        error = refusal(tiny_checkpoint, precision="bf16", target=target.name, out=out)
+        assert error.problem == f'Target {target.name} has no precision "bf16".'
+        assert error.fix.endswith("Known: fp32, fp16.")
+
+
+def test_target_with_several_precisions_by_default_needs_one_to_be_named(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What graphs hand each other is never converted."""
+    rtx = find_target("rtx")
+    mixed = replace(rtx, default_precision=replace(rtx.default_precision, vit="bf16"))
+    monkeypatch.setattr(module, "find_target", lambda _name: mixed)
+    out = tmp_path / "x.stc"
+    error = refusal(tiny_checkpoint, target="rtx", out=out)
+    assert isinstance(error, UnsupportedError)
+    assert error.problem == (
+        "Target rtx has graphs of several precisions by default (cacher_gate fp16, vit bf16, pruner fp16, llm fp16, "
+        "embed fp16), and what one hands the next must have one type."
+    )
+    assert error.fix == "Name one for all with --precision. Known: fp32, fp16, bf16."
+    named = BuildRequest(str(tiny_checkpoint), target="rtx", out=out, precision="bf16")
+    assert plan_build(named).precision == "bf16"
 
 
 def test_policy_with_an_unknown_method_names_the_nearest(tiny_checkpoint: Path, tmp_path: Path) -> None:
