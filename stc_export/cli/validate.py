@@ -75,7 +75,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
             from stc_export.pipeline.validate import validate as validate_bundle
 
             needed = _needed(bundle, task, report)
-            request = ValidateRequest(*needed, base, sweeps, limit, max_runs, jobs, data, fps, scorer)
+            request = ValidateRequest(*needed, base, sweeps, limit, max_runs, jobs, data=data, fps=fps, scorer=scorer)
             result = validate_bundle(request, make_progress())
     emit(result, result_text(result), as_json=as_json)
     if result.failures:
@@ -122,5 +122,5 @@ def _failures(result: ValidateResult) -> list[str]:
         return []
     lines = [f"  {one_line(row.clip)} under {row.setting}: {one_line(row.problem)}" for row in result.failures[:_SHOWN]]
     more = [f"  and {len(result.failures) - _SHOWN} more, in summary.json"] if len(result.failures) > _SHOWN else []
-    title = f"{len(result.failures)} clips could not be watched and count nowhere; the same command tries them again:"
+    title = f"not watched and counted nowhere: {len(result.failures)}; the same command tries again"
     return ["\n".join([title, *lines, *more])]

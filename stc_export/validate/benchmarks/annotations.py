@@ -104,14 +104,15 @@ def bad_file(path: Path, reason: str) -> UsageError:
 
 
 def letter_of(path: Path, number: int, choices: Sequence[str], right: str) -> str:
-    """Return the letter of the right choice.
+    """Return the letter of the right choice; white space around the texts does not count.
 
     Raises:
         UsageError: It is not among them, or more than 26.
     """
-    if right not in choices or len(choices) > 26:
+    texts = [choice.strip() for choice in choices]
+    if right.strip() not in texts or len(texts) > 26:
         raise bad_entry(path, number, f'the answer "{right[:80]}" is none of its {len(choices)} choices')
-    return chr(ord("A") + choices.index(right))
+    return chr(ord("A") + texts.index(right.strip()))
 
 
 def digest(files: Sequence[Path]) -> str:

@@ -84,7 +84,7 @@ class _Test:
 
 @dataclass(frozen=True)
 class _Entry:
-    id: int
+    id: int | str
     task: str
     question: str | None = None
     options: tuple[Text, ...] | None = None

@@ -60,7 +60,7 @@ def test_validate_text_lists_failed_clips_notes_and_the_benchmark_s_own_figure()
     settings = (replace(VALIDATED.settings[0], official=official), VALIDATED.settings[1])
     text = result_text(replace(VALIDATED, settings=settings, failures=failed, notes=("six of ten",)))
     assert "off: 62.5 % as mean of the groups, each the mean of its tasks (backward 25.0, realtime 100.0)" in text
-    assert "\n\nsix of ten\n\n12 clips could not be watched" in text
+    assert "\n\nsix of ten\n\nnot watched and counted nowhere: 12;" in text
     assert "  clip 9 under off: It ends.\n  and 2 more, in summary.json" in text
     assert "clip 10" not in text
 

@@ -50,7 +50,7 @@ def test_validate_goes_on_without_broken_videos_and_tries_them_again(
     flags = ["--task", "ovo_bench", "--data", str(tmp_path / "data"), "--report", str(tmp_path / "out"), "--jobs", "1"]
     assert main(["validate", str(tiny_bundle), *flags, "--policy", "off"]) == 1
     shown = capsys.readouterr().out
-    assert "1 clips could not be watched" in shown
+    assert "not watched and counted nowhere: 1;" in shown
     assert "9_1 under off: Video" in shown
 
 
