@@ -84,9 +84,9 @@ def validate(  # noqa: PLR0913 - one parameter per flag
 
 def _needed(bundle: Path | None, task: str | None, report: Path | None) -> tuple[Path, str, Path]:
     if bundle is None or task is None or report is None:
-        given = {"BUNDLE": bundle, "--task": task, "--report": report}
-        missing = ", ".join(name for name, value in given.items() if value is None)
-        raise UsageError(f"validate was called without {missing}.", f"Write for example {EXAMPLE}.")
+        given = {"argument 'BUNDLE'": bundle, "option '--task'": task, "option '--report'": report}
+        missing = next(name for name, value in given.items() if value is None)
+        raise UsageError(f"Missing {missing}.", "See stc-export validate --help.")
     return bundle, task, report
 
 

@@ -75,7 +75,7 @@ def test_rescore_takes_its_folder_and_the_scorer(pipeline: FakePipeline) -> None
     [
         (["--rescore", "out"], "--rescore was given without --scorer"),
         (["demo.stc", "--rescore", "out", "--task", "demo"], "--rescore was given with BUNDLE, --task"),
-        (["demo.stc"], "validate was called without --task, --report"),
+        (["demo.stc"], "Missing option '--task'."),
         ([*COMMAND[1:], "--fps", "0"], "--fps is 0"),
     ],
 )
