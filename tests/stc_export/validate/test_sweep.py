@@ -16,7 +16,7 @@ SHARES = st.floats(0.001, 1.0)
 
 
 def test_policy_keys_are_those_of_the_policy_page() -> None:
-    assert len(policy_keys()) == 18
+    assert len(policy_keys()) == 20
     assert {"gate.mode", "cacher.interval", "pruner.keep", "memory.kv_tokens"} <= set(policy_keys())
 
 
@@ -67,6 +67,15 @@ def test_values_have_the_types_of_their_fields() -> None:
 def test_what_no_policy_can_have_is_refused(text: str, kind: type[StcError], told: str) -> None:
     with pytest.raises(kind, match=re.escape(told)):
         parse_axis(text)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_values_that_go_together_only_are_set_at_once(order: tuple[int, int]) -> None:
+    axes = [parse_axis("cacher.metric=cosine,l2"), parse_axis("gate.mode=paper")]
+    settings = make_settings(Policy(), [axes[place] for place in order])
+    assert [setting.policy.cacher.metric for setting in settings] == ["cosine", "cosine", "l2"]
+    with pytest.raises(PolicyError, match=r"gate\.mode \"adaptive\" compares the cosine"):
+        make_settings(Policy(), axes[:1])
 
 
 def test_the_same_key_twice_is_refused() -> None:
