@@ -10,6 +10,9 @@ replaced by the one before plus one frame at the stated average rate.
 
 Damage does not stop a reader. What decodes is delivered, what does not is counted in :attr:`VideoReader.damage`, and
 only a video of which nothing decodes is an error.
+
+A part of a video is read as a video of its own: its first frame is what is on the screen at its start, and times count
+from there. What lies before is decoded and dropped, since not every file can be entered in the middle.
 """
 
 from __future__ import annotations
@@ -59,19 +62,21 @@ class VideoDamage:
         return self.errors > 0 or self.missing_s > 0.0
 
 
-def read_frames(path: str | Path, fps: float) -> VideoReader:
+def read_frames(path: str | Path, fps: float, start_s: float = 0.0, end_s: float = math.inf) -> VideoReader:
     """Open a video and return its frames as an iterator that is also a context manager.
 
     Args:
         path: Video file; or, as a string, a network address such as ``rtsp://camera/stream``.
         fps: Frames to take per second of video; see the module's text for which.
+        start_s: Start of the part to read, in seconds after the first frame.
+        end_s: End of the part; a frame that begins there is not read.
 
     Raises:
-        UsageError: ``fps`` is not a finite number above 0.
+        UsageError: ``fps`` is not a finite number above 0, or the part is empty.
         VideoError: No such file, a directory, an empty file, not a video, or a file without a picture.
         MissingDependencyError: PyAV is not installed.
     """
-    return VideoReader(path, fps)
+    return VideoReader(path, fps, start_s, end_s)
 
 
 @final
@@ -82,14 +87,11 @@ class VideoReader:
     :meth:`close`, on leaving a ``with`` block, and when the reader is dropped. Made by :func:`read_frames`.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
-        if not (math.isfinite(fps) and fps > 0):
-            raise UsageError(
-                f"fps is {fps:g}, expected a finite number above 0.",
-                "Set fps to the frames to take per second of video, for example 1.",
-            )
+    def __init__(self, path: str | Path, fps: float, start_s: float = 0.0, end_s: float = math.inf) -> None:
+        _check_request(path, fps, start_s, end_s)
         av = _import_av()
         self._path = path
+        self._start_s = start_s
         container = _open(av, path)
         # Frees the file when the reader is dropped; nothing below may refer to the reader, or that would wait.
         self._closer = weakref.finalize(self, container.close)
@@ -99,7 +101,8 @@ class VideoReader:
             self.close()
             raise
         self._progress = _Progress(_stated_length(av, container, stream))
-        self._frames = _rgb_frames(av, _sampled(_timed(av, container, stream, self._progress), fps), self._progress)
+        part = _part(_timed(av, container, stream, self._progress), start_s, end_s)
+        self._frames = _rgb_frames(av, _sampled(part, fps), self._progress)
 
     def __iter__(self) -> VideoReader:
         """Return the reader itself: a video is read once."""
@@ -110,7 +113,7 @@ class VideoReader:
 
         Raises:
             StopIteration: At the end, and after :meth:`close`.
-            VideoError: At the end of a video of which no frame could be decoded.
+            VideoError: At the end of a video of which no frame could be decoded, or which ends before the part.
         """
         if not self._closer.alive:
             raise StopIteration
@@ -118,6 +121,12 @@ class VideoReader:
         if item is not None:
             return item
         self.close()
+        if self._progress.delivered == 0 and 0.0 < self._progress.end_s <= self._start_s:
+            raise VideoError(
+                f'Video "{self._path}" ends after {self._progress.end_s:g} s, '
+                f"expected frames from {self._start_s:g} s on.",
+                "Check that it is the whole video.",
+            )
         if self._progress.delivered == 0:
             raise VideoError(
                 f'Video "{self._path}" has a picture track, but no frame of it could be decoded.',
@@ -165,6 +174,19 @@ class _Timed:
     picture: Any
     start_s: float
     end_s: float
+
+
+def _check_request(path: str | Path, fps: float, start_s: float, end_s: float) -> None:
+    if not (math.isfinite(fps) and fps > 0):
+        raise UsageError(
+            f"fps is {fps:g}, expected a finite number above 0.",
+            "Set fps to the frames to take per second of video, for example 1.",
+        )
+    if not 0.0 <= start_s < end_s:
+        raise UsageError(
+            f'The part of "{path}" is {start_s:g} s to {end_s:g} s, expected a start from 0 s and a later end.',
+            "Name an end after the start.",
+        )
 
 
 def _import_av() -> Any:
@@ -289,6 +311,21 @@ def _frame_length(stream: Any) -> float:
         if rate and 0 < rate <= _LARGEST_RATE:
             return 1.0 / float(rate)
     return 1.0 / _DEFAULT_RATE
+
+
+def _part(frames: Iterable[_Timed], start_s: float, end_s: float) -> Iterator[_Timed]:
+    """Cut a part out, with times from its start; the frame that is on the screen there comes first."""
+    before: _Timed | None = None
+    for frame in frames:
+        if frame.start_s >= end_s:
+            break
+        if before is not None and frame.start_s > start_s:  # it was on the screen until now, whatever its length says
+            yield _Timed(before.picture, 0.0, frame.start_s - start_s)
+        before = frame if frame.start_s < start_s else None
+        if before is None:
+            yield _Timed(frame.picture, frame.start_s - start_s, min(frame.end_s, end_s) - start_s)
+    if before is not None and before.end_s > start_s:
+        yield _Timed(before.picture, 0.0, min(before.end_s, end_s) - start_s)
 
 
 def _sampled(frames: Iterable[_Timed], fps: float) -> Iterator[_Timed]:

@@ -1,32 +1,39 @@
 """``stc-export validate``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stc_export.cli.options import BundleArgument, JsonFlag, PolicyOption, check_least, read_policy
+from stc_export.cli.options import JsonFlag, PolicyOption, check_above_zero, check_least, read_policy
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
-from stc_export.cli.text import table
-from stc_export.pipeline.validate_table import SETTING_HEADER, UNTRAINED, setting_cells
-from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
+from stc_export.cli.text import one_line, table
+from stc_export.pipeline.validate_table import SETTING_HEADER, UNTRAINED, official_lines, setting_cells
+from stc_export.pipeline.validate_types import RescoreRequest, ValidateRequest, ValidateResult
+from stc_export.spec.errors import UsageError
 
 _LEGEND = (
     "right: with Wilson's 95 % interval; against off: percentage points with the 95 % interval of a paired bootstrap\n"
     "over clips; p: McNemar's exact test; computed: tokens of the ViT; kept: visual tokens that reach the LLM"
 )
 
+#: Failed clips that are listed.
+_SHOWN = 10
+
 EXAMPLE = "stc-export validate demo.stc --task demo --sweep pruner.keep=1.0,0.5,0.3 --report out"
 
 
 def validate(  # noqa: PLR0913 - one parameter per flag
-    bundle: BundleArgument,
+    bundle: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="Directory that build wrote.")] = None,
     *,
-    task: Annotated[str, typer.Option("--task", metavar="NAME", help="demo: the test set of the generated world.")],
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="demo, or a benchmark of docs/validate.md.")
+    ] = None,
     report: Annotated[
-        Path, typer.Option("--report", metavar="DIR", help="Folder for the results; continued if begun.")
-    ],
+        Path | None, typer.Option("--report", metavar="DIR", help="Folder for the results; continued if begun.")
+    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option("--sweep", metavar="KEY=A,B,C", help="Values of a key of the policy; can be repeated."),
@@ -37,23 +44,83 @@ def validate(  # noqa: PLR0913 - one parameter per flag
         int | None, typer.Option("--jobs", metavar="N", help="Processes at a time; one per core if not given.")
     ] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", metavar="N", help="Most settings.")] = 64,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder with the files of the benchmark.")
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option("--fps", metavar="RATE", help="Frames per second to take of videos; the task's own if not given."),
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option("--scorer", metavar="NAME", help="How answers are judged; the task's own if not given."),
+    ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option("--rescore", metavar="DIR", help="Judge the answers of this folder again, with --scorer alone."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what settings of a policy cost in accuracy."""
     for flag, value in (("--limit", limit), ("--jobs", jobs), ("--max-runs", max_runs)):
         check_least(flag, value, 1)
+    if fps is not None:
+        check_above_zero("--fps", fps)
+    base = read_policy(policy)
+    sweeps = tuple(sweep or ())
     with reserved_stdout(as_json=as_json):
-        from stc_export.pipeline.validate import validate as validate_bundle
+        if rescore is not None:
+            result = _rescore(rescore, scorer, {"BUNDLE": bundle, "--task": task, "--report": report, "--data": data})
+        else:
+            from stc_export.pipeline.validate import validate as validate_bundle
 
-        base = read_policy(policy)
-        request = ValidateRequest(bundle, task, report, base, tuple(sweep or ()), limit, max_runs, jobs)
-        result = validate_bundle(request, make_progress())
+            needed = _needed(bundle, task, report)
+            request = ValidateRequest(*needed, base, sweeps, limit, max_runs, jobs, data=data, fps=fps, scorer=scorer)
+            result = validate_bundle(request, make_progress())
     emit(result, result_text(result), as_json=as_json)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _needed(bundle: Path | None, task: str | None, report: Path | None) -> tuple[Path, str, Path]:
+    if bundle is None or task is None or report is None:
+        given = {"argument 'BUNDLE'": bundle, "option '--task'": task, "option '--report'": report}
+        missing = next(name for name, value in given.items() if value is None)
+        raise UsageError(f"Missing {missing}.", "See stc-export validate --help.")
+    return bundle, task, report
+
+
+def _rescore(folder: Path, scorer: str | None, others: Mapping[str, Path | str | None]) -> ValidateResult:
+    from stc_export.pipeline.validate_rescore import rescore
+
+    given = [name for name, value in others.items() if value is not None]
+    if given or scorer is None:
+        found = f"with {', '.join(given)}" if given else "without --scorer"
+        raise UsageError(
+            f"--rescore was given {found}; it needs its folder and --scorer, and nothing else.",
+            f"Write for example stc-export validate --rescore {folder} --scorer letter.",
+        )
+    return rescore(RescoreRequest(folder, scorer), make_progress())
 
 
 def result_text(result: ValidateResult) -> str:
     """Return the comparison for people."""
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = [setting_cells(row) for row in result.settings]
-    trained = "" if result.bundle.trained else f"\n\n{UNTRAINED}"
-    return f"{title}\n\n{table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6))}\n\n{_LEGEND}{trained}"
+    parts = [title, table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6)), *_official(result), _LEGEND]
+    parts += [*result.notes, *_failures(result)]
+    return "\n\n".join(parts if result.bundle.trained else [*parts, UNTRAINED])
+
+
+def _official(result: ValidateResult) -> list[str]:
+    lines = official_lines(result.settings)
+    return ["\n".join(["as the benchmark reports it", *lines])] if lines else []
+
+
+def _failures(result: ValidateResult) -> list[str]:
+    if not result.failures:
+        return []
+    lines = [f"  {one_line(row.clip)} under {row.setting}: {one_line(row.problem)}" for row in result.failures[:_SHOWN]]
+    more = [f"  and {len(result.failures) - _SHOWN} more, in summary.json"] if len(result.failures) > _SHOWN else []
+    title = f"not watched and counted nowhere: {len(result.failures)}; the same command tries again"
+    return ["\n".join([title, *lines, *more])]

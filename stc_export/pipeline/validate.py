@@ -11,18 +11,19 @@ from stc_engines.opening import open_backend
 from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
 from stc_export.pipeline.validate_html import html_report
 from stc_export.pipeline.validate_summary import score
-from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
+from stc_export.pipeline.validate_types import FailedClip, ValidateRequest, ValidateResult
 from stc_export.spec import codec
-from stc_export.spec.errors import MissingDependencyError, UsageError
+from stc_export.spec.errors import MissingDependencyError, UsageError, VideoError
 from stc_export.spec.files import write_file
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.progress import Progress
+from stc_export.validate.benchmarks.reading import TaskClips, TaskOptions
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.scorers import answered
 from stc_export.validate.sweep import make_settings, parse_axis
-from stc_export.validate.tasks import Task, find_task
+from stc_export.validate.tasks import Task, find_scorer, find_task, read_task
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip
 from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
@@ -40,9 +41,22 @@ class _Job:
     request: ValidateRequest
     plan: Plan
     task: Task
-    clips: tuple[TaskClip, ...]
+    found: TaskClips
     manifest: Manifest
     jobs: int
+
+    @property
+    def clips(self) -> tuple[TaskClip, ...]:
+        """The clips of the task."""
+        return self.found.clips
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What was watched, now or before, and what could not be."""
+
+    done: Done
+    failures: tuple[FailedClip, ...]
 
 
 def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
@@ -56,12 +70,13 @@ def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
 
     Raises:
         StcError: Bundle, task, sweep, policy or folder cannot be used, or the target cannot run here.
+        VideoError: Not one clip could be watched.
     """
     load_before = load_average()
     job = _prepare(request, progress)
     with open_rows(request.report, job.plan) as rows:
-        done = _run(job, rows, progress)
-    result = _result(job, done, load_before)
+        ran = _run(job, rows, progress)
+    result = _result(job, ran, load_before)
     write_file(codec.to_json(result).encode(), request.report / SUMMARY)
     write_file(html_report(result).encode(), request.report / REPORT)
     progress.note(f"written: {request.report / SUMMARY}, {request.report / REPORT}")
@@ -85,10 +100,21 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
             ).close()  # what does not fit the bundle is told before hours have passed
             advance(1)
     with progress.stage("questions"):
-        clips = task.read(request.limit)
-    digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
-    plan = Plan("stc.validate-plan/1", digest, task.name, len(clips), read_cpu_model(), settings)
-    return _Job(request, plan, task, clips, model.manifest, request.jobs or count_cores())
+        found = read_task(task, TaskOptions(request.data, request.fps, request.scorer, request.limit))
+    for note in found.notes:
+        progress.note(note)
+    plan = Plan(
+        schema="stc.validate-plan/1",
+        bundle=describe_bundle(request.bundle, model.manifest).manifest_sha256,
+        task=task.name,
+        clips=len(found.clips),
+        cpu=read_cpu_model(),
+        settings=settings,
+        annotations=found.annotations,
+        fps=found.fps,
+        scorer=find_scorer(task, request.scorer),
+    )
+    return _Job(request, plan, task, found, model.manifest, request.jobs or count_cores())
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -99,8 +125,8 @@ def _check_count(settings: Sequence[Setting], most: int) -> None:
         )
 
 
-def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
-    """Do what is missing; each clip is in the file before it counts."""
+def _run(job: _Job, rows: Rows, progress: Progress) -> _Ran:
+    """Do what is missing; each clip is in the file before it counts. One that failed is not: it is tried again."""
     plan, folder = job.plan, job.request.report
     done = {(one.setting, one.outcome.clip): one.outcome for one in rows.done}
     _check_rows(job, rows.done)
@@ -111,16 +137,20 @@ def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
         Part(job.task, setting, tuple(clip for clip in job.clips if (setting.name, clip.name) not in done))
         for setting in plan.settings
     ]
+    failures = list[FailedClip]()
     with progress.stage("clips", total - len(done), "clips") as advance:
 
         def keep(one: SettingClip) -> None:
-            rows.append(one)
-            done[one.setting, one.outcome.clip] = one.outcome
+            if one.outcome.failure:
+                failures.append(FailedClip(one.setting, one.outcome.clip, one.outcome.failure))
+            else:
+                rows.append(one)
+                done[one.setting, one.outcome.clip] = one.outcome
             advance(1)
 
         run_parts(job.request.bundle, share_out(missing, job.jobs), job.jobs, keep)
     progress.note(f"answers: {folder / RESULTS}")
-    return done
+    return _Ran(done, tuple(failures))
 
 
 def _check_rows(job: _Job, rows: Sequence[SettingClip]) -> None:
@@ -144,19 +174,38 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
     return outcome.answers == tuple(answered(clip.name, place, q, a.text) for place, (q, a) in pairs)
 
 
-def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
+def _result(job: _Job, ran: _Ran, load_before: float | None) -> ValidateResult:
     plan = job.plan
-    clips = [[done[setting.name, clip.name] for clip in job.clips] for setting in plan.settings]
-    scores = [score(setting, own, clips[0]) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
+    whole = _watched_under_all(job, ran)
+    clips = [[ran.done[setting.name, clip.name] for clip in whole] for setting in plan.settings]
+    rule = job.task.rule
+    scores = [score(setting, own, clips[0], rule) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
     return ValidateResult(
         schema=SCHEMA,
         command=command_line(),
         bundle=describe_bundle(job.request.bundle, job.manifest),
         target=job.manifest.target,
         task=plan.task,
-        clips=len(job.clips),
-        questions=sum(len(clip.questions) for clip in job.clips),
+        clips=len(whole),
+        questions=sum(len(clip.questions) for clip in whole),
         jobs=job.jobs,
-        settings=(score(plan.settings[0], clips[0], None), *scores),
+        settings=(score(plan.settings[0], clips[0], None, rule), *scores),
         environment=read_environment(1, load_before),
+        scorer=plan.scorer,
+        fps=plan.fps,
+        notes=job.found.notes,
+        failures=ran.failures,
     )
+
+
+def _watched_under_all(job: _Job, ran: _Ran) -> list[TaskClip]:
+    """Return the clips that no setting failed on: a comparison needs the same questions."""
+    failed = {failure.clip for failure in ran.failures}
+    whole = [clip for clip in job.clips if clip.name not in failed]
+    if not whole:
+        first = ran.failures[0]
+        raise VideoError(
+            f'None of the {len(job.clips)} clips could be watched; the first, "{first.clip}": {first.problem}',
+            "Check the videos of the benchmark, and run the same command again.",
+        )
+    return whole

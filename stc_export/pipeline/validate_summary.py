@@ -8,6 +8,7 @@ from itertools import chain
 
 from stc_export.pipeline.run import latency
 from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
+from stc_export.validate.averages import Rule, official_score
 from stc_export.validate.statistics import accuracy, difference, mcnemar
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
 
@@ -15,13 +16,19 @@ from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, 
 _LEAST_CLIPS = 10
 
 
-def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[ClipOutcome] | None) -> SettingScore:
+def score(
+    setting: Setting,
+    clips: Sequence[ClipOutcome],
+    baseline: Sequence[ClipOutcome] | None,
+    rule: Rule = "questions",
+) -> SettingScore:
     """Return what a setting gave.
 
     Args:
         setting: The setting.
         clips: All its clips; at least one question.
         baseline: The same clips of the baseline in the same order; ``None`` for the baseline itself.
+        rule: How the benchmark sums up.
     """
     answers, others = _answers(clips), None if baseline is None else _answers(baseline)
     groups = tuple(dict.fromkeys(answer.group for answer in answers))
@@ -36,6 +43,7 @@ def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[Cli
         kept=_share(work.kept_tokens, work.visual_tokens),
         frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
         latency_ms=_latencies(clips),
+        official=official_score(rule, answers),
     )
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore
+from stc_export.validate.averages import Official, Rule
 from stc_export.validate.types import Interval
 
 #: What is said of a bundle whose model was never trained.
 UNTRAINED = "The weights of this model are random: answers mean nothing."
+_RULES: Mapping[Rule, str] = {
+    "questions": "share of the questions",
+    "tasks": "mean of the tasks",
+    "groups": "mean of the groups, each the mean of its tasks",
+}
 #: Columns of :func:`setting_cells`.
 SETTING_HEADER = ("setting", "right", "against off", "p", "computed", "kept", "ms per frame", "verdict")
 #: Columns of :func:`group_cells`.
@@ -23,6 +31,16 @@ def setting_cells(row: SettingScore) -> tuple[str, ...]:
 def group_cells(row: SettingScore, group: GroupScore) -> tuple[str, ...]:
     """Return the row of a group of questions under a setting."""
     return (row.name, group.name, str(group.accuracy.n), share_text(group.accuracy), *_comparison(group.against_off))
+
+
+def official_lines(rows: Sequence[SettingScore]) -> list[str]:
+    """Return a line per setting with the figure that the benchmark itself reports; none where it has none."""
+    return [f"{row.name}: {_official(row.official)}" for row in rows if row.official is not None]
+
+
+def _official(found: Official) -> str:
+    parts = ", ".join(f"{part.name} {100 * part.value:.1f}" for part in found.parts)
+    return f"{100 * found.value:.1f} % as {_RULES[found.rule]} ({parts})"
 
 
 def share_text(found: Interval) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
+from stc_export.validate.averages import Official
 from stc_export.validate.types import Interval, Work
 
 
@@ -24,6 +25,9 @@ class ValidateRequest:
         limit: Only so many clips; ``None``: all.
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
+        data: Folder with the files of a benchmark.
+        fps: Frames to take per second of its videos; ``None``: the task's own choice.
+        scorer: Name of a scorer; ``None``: the task's own.
     """
 
     bundle: Path
@@ -34,6 +38,22 @@ class ValidateRequest:
     limit: int | None = None
     max_runs: int = 64
     jobs: int | None = None
+    data: Path | None = None
+    fps: float | None = None
+    scorer: str | None = None
+
+
+@dataclass(frozen=True)
+class RescoreRequest:
+    """What ``validate --rescore`` was asked for.
+
+    Attributes:
+        report: Folder with results.
+        scorer: Name of a scorer of their task.
+    """
+
+    report: Path
+    scorer: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,7 @@ class SettingScore:
         kept: Share of the visual tokens that reached the LLM.
         frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
+        official: The figure that the benchmark itself reports, where that is not the share of right answers.
     """
 
     name: str
@@ -99,6 +120,22 @@ class SettingScore:
     kept: float
     frame_mean_ms: float
     latency_ms: ValidateLatencies
+    official: Official | None = None
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A clip that could not be watched under a setting; it counts in none of them.
+
+    Attributes:
+        setting: Name of the setting.
+        clip: Name of the clip.
+        problem: Why.
+    """
+
+    setting: str
+    clip: str
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +153,10 @@ class ValidateResult:
         jobs: Processes at a time of the last command; times of stages depend on it.
         settings: All settings, the baseline first.
         environment: Where the last command ran.
+        scorer: Name of the scorer.
+        fps: Frames per second that were taken of the videos; ``None``: they were generated.
+        notes: Sentences on what differs from the benchmark as it is documented.
+        failures: Clips that could not be watched. ``clips`` and ``questions`` are without them.
     """
 
     schema: str
@@ -128,3 +169,7 @@ class ValidateResult:
     jobs: int
     settings: tuple[SettingScore, ...]
     environment: Environment
+    scorer: str = "first_character"
+    fps: float | None = None
+    notes: tuple[str, ...] = ()
+    failures: tuple[FailedClip, ...] = ()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
-from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.errors import UnsupportedError, UsageError, nearest
+from stc_export.validate.averages import Rule
+from stc_export.validate.benchmarks import egoschema, mlvu, mvbench, ovo_bench, rekv, streamingbench, videomme
+from stc_export.validate.benchmarks.reading import Reader, TaskClips, TaskOptions, read_benchmark
 from stc_export.validate.demo import quiz_clip
 from stc_export.validate.types import ClipOutcome, TaskClip
 from stc_export.validate.watch import watch_clip
@@ -20,21 +25,46 @@ class Task:
 
     Attributes:
         name: What ``--task`` takes.
-        read: Returns the first clips, or all of them for ``None``.
+        read: Returns the clips.
         watch: Streams one of its clips through a session. It travels to the processes that watch, by its name.
+        scorers: Names of the scorers that it can have, its own first.
+        fps: Frames to take per second of its videos if nothing else is asked for; ``None``: it reads no files.
+        rule: How the benchmark sums up.
     """
 
     name: str
-    read: Callable[[int | None], tuple[TaskClip, ...]]
+    read: Callable[[TaskOptions], TaskClips]
     watch: Callable[[StreamSession, TaskClip], ClipOutcome]
+    scorers: tuple[str, ...] = ("first_character",)
+    fps: float | None = None
+    rule: Rule = "questions"
 
 
-def _read_demo(limit: int | None) -> tuple[TaskClip, ...]:
-    return tuple(quiz_clip(quiz) for quiz in islice(draw_test_set(), limit))
+def _read_demo(options: TaskOptions) -> TaskClips:
+    return TaskClips(tuple(quiz_clip(quiz) for quiz in islice(draw_test_set(), options.limit)))
 
 
-#: The tasks. ``demo`` is the frozen test set of the generated world.
-TASKS: Mapping[str, Task] = {task.name: task for task in (Task("demo", _read_demo, watch_clip),)}
+def _benchmark(name: str, reader: Reader, fps: float, scorers: tuple[str, ...], rule: Rule = "questions") -> Task:
+    return Task(name, partial(read_benchmark, reader, fps), watch_clip, scorers, fps, rule)
+
+
+_STREAMINGBENCH = ("first_character", "whole", "letter")
+_OPTIONS = ("in_brackets", "in_brackets_or_first", "letter", "first_character")
+#: The tasks. ``demo`` is the frozen test set of the generated world, the others read files of public benchmarks.
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("demo", _read_demo, watch_clip),
+        _benchmark("ovo_bench", ovo_bench.read, 1.0, ("ovo_bench", "prefix", "streamforest"), "groups"),
+        _benchmark("streamingbench", streamingbench.read, 1.0, _STREAMINGBENCH),
+        _benchmark("streamingbench_history", streamingbench.read_history, 1.0, _STREAMINGBENCH),
+        _benchmark("egoschema", egoschema.read, 1.0, ("letter", "letter_or_guess", "first_character")),
+        _benchmark("mlvu", mlvu.read, 0.5, _OPTIONS, "tasks"),
+        _benchmark("videomme", videomme.read, 0.5, ("videomme", "letter", "first_character")),
+        _benchmark("mvbench", mvbench.read, 1.0, ("mvbench", "letter", "first_character"), "tasks"),
+        _benchmark("rekv", rekv.read, 0.5, ("in_brackets_or_first", "in_brackets", "letter", "first_character")),
+    )
+}
 
 
 def find_task(name: str) -> Task:
@@ -46,3 +76,45 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise UnsupportedError(f'There is no task "{name}".', nearest(name, TASKS))
     return TASKS[name]
+
+
+def find_scorer(task: Task, name: str | None) -> str:
+    """Return the name of the scorer to use: the task's own if ``name`` is ``None``.
+
+    Raises:
+        UnsupportedError: The task does not have this one.
+    """
+    if name is not None and name not in task.scorers:
+        raise UnsupportedError(f'Task "{task.name}" has no scorer "{name}".', nearest(name, task.scorers))
+    return name or task.scorers[0]
+
+
+def read_task(task: Task, options: TaskOptions) -> TaskClips:
+    """Read the clips of a task with the scorer that was asked for.
+
+    Args:
+        task: The task.
+        options: What was asked for.
+
+    Raises:
+        UnsupportedError: The task does not have the scorer.
+        UsageError: Files are needed or not, missing or damaged.
+    """
+    scorer = find_scorer(task, options.scorer)
+    _check_files(task, options.data, options.fps)
+    found = task.read(options)
+    return replace(found, clips=tuple(_scored(clip, scorer) for clip in found.clips))
+
+
+def _check_files(task: Task, data: Path | None, fps: float | None) -> None:
+    if task.fps is None and (data is not None or fps is not None):
+        raise UsageError(f'Task "{task.name}" reads no files, but --data or --fps was given.', "Leave them out.")
+    if task.fps is not None and data is None:
+        raise UsageError(
+            f'Task "{task.name}" reads files of its benchmark, but --data is missing.',
+            "Name the folder with them; docs/validate.md says what belongs there. Nothing is downloaded.",
+        )
+
+
+def _scored(clip: TaskClip, scorer: str) -> TaskClip:
+    return replace(clip, questions=tuple(replace(question, scorer=scorer) for question in clip.questions))

@@ -138,12 +138,21 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class ClipOutcome:
-    """What one clip gave under one policy: answers in the order of the questions, cost, and times."""
+    """What one clip gave under one policy.
+
+    Attributes:
+        clip: Name of the clip.
+        answers: In the order of the questions.
+        work: What it cost.
+        times: How long each stage took.
+        failure: Why the clip could not be watched to its end, in which case it has no answers; "" if it could.
+    """
 
     clip: str
     answers: tuple[Answered, ...]
     work: Work
     times: StageTimes
+    failure: str = ""
 
 
 @dataclass(frozen=True)

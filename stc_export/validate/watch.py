@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from stc_export.spec.errors import FrameError, QuestionError, VideoError
 from stc_export.spec.report import AnswerPiece, FrameReport
 from stc_export.validate.scorers import answered
 from stc_export.validate.types import Answered, ClipOutcome, StageTimes, TaskClip, TaskQuestion, Work
@@ -14,15 +15,23 @@ def watch_clip(session: StreamSession, clip: TaskClip) -> ClipOutcome:
     """Stream one clip from the start of a session and ask its questions.
 
     A question is asked once the next frame is later than its time. One whose time is before the first frame is asked
-    after that frame, since without any there is nothing to ask about.
+    after that frame, since without any there is nothing to ask about. What is wrong with this clip alone, such as a
+    video that cannot be decoded, becomes the outcome's ``failure``: hours of others must not be lost for it.
 
     Args:
         session: Any session; it is reset first.
         clip: Clip with its questions in order of time.
 
     Raises:
-        StcError: A frame or a question cannot be taken.
+        StcError: The session cannot go on.
     """
+    try:
+        return _watch(session, clip)
+    except (VideoError, FrameError, QuestionError) as error:
+        return ClipOutcome(clip.name, (), _work((), 0), _times((), ()), failure=error.problem)
+
+
+def _watch(session: StreamSession, clip: TaskClip) -> ClipOutcome:
     session.reset()
     asking = _Asking(session, clip)
     frames: list[FrameReport] = []

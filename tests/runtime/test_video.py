@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from stc_export.spec.errors import MissingDependencyError, StcError, UsageError, VideoError
 from stc_runtime.preprocess import check_frame
-from stc_runtime.video import VideoReader, _sampled, _Timed, read_frames
+from stc_runtime.video import VideoReader, _part, _sampled, _Timed, read_frames
 
 FAST_START = {"movflags": "faststart"}
 
@@ -126,6 +126,24 @@ def test_sampled_any_frame_times_takes_the_last_frame_not_later_than_each_sample
     ends = [*times[1:], end]
     frames = [_Timed(i, float(start), float(stop)) for i, (start, stop) in enumerate(zip(times, ends, strict=True))]
     assert [frame.picture for frame in _sampled(frames, float(fps))] == oracle(times, end, fps)
+
+
+@settings(deadline=None)
+@given(
+    gaps=st.lists(st.integers(1, 150), min_size=1, max_size=12),
+    fps=st.sampled_from([Fraction(1, 4), Fraction(1), Fraction(3), Fraction(16)]),
+    cut=st.tuples(st.integers(0, 1000), st.integers(1, 600)),
+)
+def test_part_any_frame_times_is_the_video_cut_there(gaps: list[int], fps: Fraction, cut: tuple[int, int]) -> None:
+    times = [Fraction(sum(gaps[:i]), 64) for i in range(len(gaps))]
+    whole = Fraction(sum(gaps), 64)
+    start, end = Fraction(cut[0], 64), Fraction(cut[0] + cut[1], 64)
+    ends = [*times[1:], whole]
+    frames = [_Timed(i, float(a), float(b)) for i, (a, b) in enumerate(zip(times, ends, strict=True))]
+    taken = [frame.picture for frame in _sampled(_part(frames, float(start), float(end)), float(fps))]
+    shown = [i for i in range(len(gaps)) if ends[i] > start and times[i] < end]
+    moved = [max(times[i] - start, Fraction(0)) for i in shown]
+    assert taken == [shown[i] for i in (oracle(moved, min(end, whole) - start, fps) if shown else [])]
 
 
 @pytest.mark.parametrize("fps", [1e-300, 1e-9, 1e300])
@@ -381,6 +399,26 @@ def test_read_frames_music_with_a_cover_raises_video_error(tmp_path: Path) -> No
 def test_read_frames_impossible_rate_raises_usage_error(tmp_path: Path, fps: float) -> None:
     with pytest.raises(UsageError, match="fps is"):
         read_frames(tmp_path / "any.mp4", fps)
+
+
+def test_read_frames_part_is_a_video_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", Clip(rate=10, frames=25))
+    with read_frames(path, 2, 0.75, 2.0) as reader:
+        items = [(round((picture.mean() - 8) / 8), round(time_s, 6)) for picture, time_s in reader]
+    assert items == [(7, 0.0), (12, 0.45), (17, 0.95)]  # on the screen at 0.75, 1.25 and 1.75 s
+    assert not reader.damage.found
+
+
+def test_read_frames_part_after_the_end_names_both_times(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", Clip(rate=10, frames=25))
+    with pytest.raises(VideoError, match=r"ends after 2\.5 s, expected frames from 60 s on"):
+        list(read_frames(path, 1, 60.0, 120.0))
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(-1.0, 1.0), (2.0, 2.0), (3.0, 1.0), (float("nan"), 1.0)])
+def test_read_frames_empty_part_raises_usage_error(tmp_path: Path, start_s: float, end_s: float) -> None:
+    with pytest.raises(UsageError, match="expected a start from 0 s and a later end"):
+        read_frames(tmp_path / "any.mp4", 1, start_s, end_s)
 
 
 def test_read_frames_without_pyav_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

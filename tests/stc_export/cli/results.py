@@ -99,6 +99,7 @@ class FakePipeline:
             "run": SimpleNamespace(run=self.run),
             "bench": SimpleNamespace(bench=self.bench),
             "validate": SimpleNamespace(validate=self.validate),
+            "validate_rescore": SimpleNamespace(rescore=self.validate),
         }
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, f"stc_export.pipeline.{name}", module)

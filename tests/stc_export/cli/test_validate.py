@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,10 @@ import pytest
 
 from stc_export.cli.main import main
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate_types import ValidateRequest
+from stc_export.pipeline.validate_types import FailedClip, RescoreRequest, ValidateRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies
+from stc_export.validate.averages import Official, Share
 from tests.stc_export.cli.results import VALIDATED
 
 if TYPE_CHECKING:
@@ -21,10 +23,14 @@ COMMAND = ["validate", "demo.stc", "--task", "demo", "--report", "out"]
 
 def test_validate_flags_become_the_request(pipeline: FakePipeline) -> None:
     flags = ["--policy", "paper", "--sweep", "pruner.keep=1.0,0.5", "--sweep", "cacher.interval=1,2"]
-    assert main([*COMMAND, *flags, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
+    files = ["--data", "ovo", "--fps", "0.5", "--scorer", "letter"]
+    assert main([*COMMAND, *flags, *files, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
     sweep = ("pruner.keep=1.0,0.5", "cacher.interval=1,2")
     paper = named_policies()["paper"]
-    assert pipeline.requests == [ValidateRequest(Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4)]
+    expected = ValidateRequest(
+        Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4, data=Path("ovo"), fps=0.5, scorer="letter"
+    )
+    assert pipeline.requests == [expected]
 
 
 def test_validate_without_flags_has_the_defaults_of_the_request(pipeline: FakePipeline) -> None:
@@ -46,6 +52,39 @@ def test_validate_text_shows_intervals_cost_and_what_can_be_said() -> None:
     cells = [cell.strip() for cell in lines[4].split("  ") if cell]
     cost = ["100%", "28%", "12.5"]
     assert cells == ["pruner.keep=0.3", "50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)", "0.12", *cost, "worse"]
+
+
+def test_validate_text_lists_failed_clips_notes_and_the_benchmark_s_own_figure() -> None:
+    failed = tuple(FailedClip("off", f"clip {n}", "It ends.") for n in range(12))
+    official = Official("groups", 0.625, (Share("backward", 0.25, 4), Share("realtime", 1.0, 3)))
+    settings = (replace(VALIDATED.settings[0], official=official), VALIDATED.settings[1])
+    text = result_text(replace(VALIDATED, settings=settings, failures=failed, notes=("six of ten",)))
+    assert "off: 62.5 % as mean of the groups, each the mean of its tasks (backward 25.0, realtime 100.0)" in text
+    assert "\n\nsix of ten\n\nnot watched and counted nowhere: 12;" in text
+    assert "  clip 9 under off: It ends.\n  and 2 more, in summary.json" in text
+    assert "clip 10" not in text
+
+
+def test_rescore_takes_its_folder_and_the_scorer(pipeline: FakePipeline) -> None:
+    assert main(["validate", "--rescore", "out", "--scorer", "letter"]) == 0
+    assert pipeline.requests == [RescoreRequest(Path("out"), "letter")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--rescore", "out"], "--rescore was given without --scorer"),
+        (["demo.stc", "--rescore", "out", "--task", "demo"], "--rescore was given with BUNDLE, --task"),
+        (["demo.stc"], "Missing option '--task'."),
+        ([*COMMAND[1:], "--fps", "0"], "--fps is 0"),
+    ],
+)
+def test_validate_flags_that_do_not_go_together_exit_2(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(["validate", *arguments]) == 2
+    assert f"error: {told}" in capsys.readouterr().err
+    assert pipeline.requests == []
 
 
 @pytest.mark.parametrize("flag", ["--limit", "--jobs", "--max-runs"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stc_export.spec.errors import FrameError, QuestionError, StcError, VideoError
 from stc_export.validate.types import TaskClip, TaskQuestion
 from stc_export.validate.watch import watch_clip
 from stc_runtime.session import StreamSession
@@ -52,3 +53,30 @@ def test_a_question_is_asked_after_the_last_frame_that_is_not_later(
         assert session.asked_after == [frames, frames]
     assert [answer.number for answer in outcome.answers] == [0, 1]
     assert outcome.work.frames == len(outcome.times.frame) == len(TIMES)
+
+
+@dataclass(frozen=True)
+class Broken:
+    error: StcError
+
+    def frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
+        yield from Noise().frames()
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [VideoError, FrameError, QuestionError])
+def test_what_is_wrong_with_one_clip_is_its_outcome_and_the_next_is_watched(
+    tiny_bundle: Path, kind: type[StcError]
+) -> None:
+    question = TaskQuestion("kind", "group", 1.0, "What is it?", "A", "first_character", 2)
+    with StreamSession.open(tiny_bundle) as session:
+        broken = watch_clip(session, TaskClip("broken", Broken(kind("It ends.", "Copy it.")), (question,)))
+        assert (broken.clip, broken.answers, broken.failure, broken.work.frames) == ("broken", (), "It ends.", 0)
+        assert watch_clip(session, TaskClip("clip", Noise(), (question,))).failure == ""
+
+
+def test_what_is_wrong_with_the_session_is_raised(tiny_bundle: Path) -> None:
+    with StreamSession.open(tiny_bundle) as session:
+        session.close()
+        with pytest.raises(StcError, match="closed"):
+            watch_clip(session, TaskClip("clip", Noise(), ()))
