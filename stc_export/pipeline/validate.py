@@ -20,10 +20,10 @@ from stc_export.spec.progress import Progress
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.rows import SettingClip
-from stc_export.validate.scorers import answered
+from stc_export.validate.scorers import answered, settled
 from stc_export.validate.sweep import make_settings, parse_axis
-from stc_export.validate.tasks import Task, find_task
-from stc_export.validate.types import ClipOutcome, Setting, TaskClip
+from stc_export.validate.tasks import Task, find_task, read_task
+from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskOptions
 from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
 
@@ -85,10 +85,19 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
             ).close()  # what does not fit the bundle is told before hours have passed
             advance(1)
     with progress.stage("questions"):
-        clips = task.read(request.limit)
-    digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
-    plan = Plan("stc.validate-plan/1", digest, task.name, len(clips), read_cpu_model(), settings)
-    return _Job(request, plan, task, clips, model.manifest, request.jobs or count_cores())
+        found = read_task(task, TaskOptions(request.data, request.fps, request.ask, request.limit))
+    plan = Plan(
+        schema="stc.validate-plan/1",
+        bundle=describe_bundle(request.bundle, model.manifest).manifest_sha256,
+        task=task.name,
+        clips=len(found.clips),
+        cpu=read_cpu_model(),
+        settings=settings,
+        annotations=found.annotations,
+        fps=found.fps,
+        asked=found.asked,
+    )
+    return _Job(request, plan, task, found.clips, model.manifest, request.jobs or count_cores())
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -141,7 +150,9 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
     if len(outcome.answers) != len(clip.questions):
         return False
     pairs = enumerate(zip(clip.questions, outcome.answers, strict=True))
-    return outcome.answers == tuple(answered(clip.name, place, q, a.text) for place, (q, a) in pairs)
+    return outcome.answers == tuple(
+        answered(clip.name, place, settled(question, answer.right), answer.text) for place, (question, answer) in pairs
+    )
 
 
 def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:

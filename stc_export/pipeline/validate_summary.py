@@ -7,6 +7,7 @@ from dataclasses import fields
 from itertools import chain
 
 from stc_export.pipeline.run import latency
+from stc_export.pipeline.validate_fidelity import fidelity_score
 from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
 from stc_export.validate.statistics import accuracy, difference, mcnemar
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
@@ -36,6 +37,7 @@ def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[Cli
         kept=_share(work.kept_tokens, work.visual_tokens),
         frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
         latency_ms=_latencies(clips),
+        fidelity=fidelity_score(clips),
     )
 
 

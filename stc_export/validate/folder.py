@@ -31,6 +31,9 @@ class Plan:
         clips: How many of its clips.
         cpu: Name of the CPU, since times of two machines do not mix.
         settings: All settings, the baseline first.
+        annotations: SHA-256 of the files that it reads; "" without any.
+        fps: Frames per second that are taken of its videos.
+        asked: Questions that every clip is asked; empty where each has its own.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -39,6 +42,9 @@ class Plan:
     clips: int
     cpu: str
     settings: tuple[Setting, ...]
+    annotations: str = ""
+    fps: float | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu")
+    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "asked")
     told = [
         f"{name} {old} there, {new} here"
         for name in names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stc_export.validate.types import Answered, TaskQuestion
 
@@ -30,13 +30,26 @@ def _first_character(text: str, right: str) -> Verdict:
     return Verdict(given, given == right)
 
 
-#: ``first_character``: the first character that is no white space is the letter.
-SCORERS: Mapping[str, Scorer] = {"first_character": _first_character}
+def _same_text(text: str, right: str) -> Verdict:
+    given = " ".join(text.split())
+    return Verdict(given, given == " ".join(right.split()))
+
+
+#: ``first_character``: the first character that is no white space is the letter. ``same_text``: all of the text is
+#: equal but for white space.
+SCORERS: Mapping[str, Scorer] = {"first_character": _first_character, "same_text": _same_text}
+
+
+def settled(question: TaskQuestion, right: str) -> TaskQuestion:
+    """Return a question with the right answer that the run told, unless it has one of its own."""
+    return replace(question, right=right) if question.right is None else question
 
 
 def answered(clip: str, number: int, question: TaskQuestion, text: str) -> Answered:
-    """Return the record of an answer to question ``number`` about a clip, judged by the question's scorer."""
-    verdict = SCORERS[question.scorer](text, question.right)
-    return Answered(
-        clip, number, question.template, question.group, question.right, verdict.given, verdict.correct, text
-    )
+    """Return the record of an answer to question ``number`` about a clip, judged by the question's scorer.
+
+    A question that is not :func:`settled` is judged as if no answer were the right one.
+    """
+    right = question.right or ""
+    verdict = SCORERS[question.scorer](text, right)
+    return Answered(clip, number, question.template, question.group, right, verdict.given, verdict.correct, text)
