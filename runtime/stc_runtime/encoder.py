@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,11 @@ class FeatureCache:
     def features(self) -> Tensor:
         """Features [T, C] of the last frame that was encoded."""
         return self._features.tensor(self._patches.static_shape)
+
+    def read_features(self) -> NDArray[Any]:
+        """Return a copy of :attr:`features` on the host."""
+        shape = self._patches.static_shape
+        return self._features.read(0, math.prod(shape)).reshape(shape)
 
     def feeds(self) -> dict[str, Tensor]:
         """Return the state as inputs of the graph."""
@@ -192,6 +197,10 @@ class FrameEncoder:
         )
         self._cache.keep(decision.mode, decision.indices)
         return outputs.get("attention")
+
+    def read_features(self) -> NDArray[Any]:
+        """Return a copy on the host of the features [T, C] of the last frame that was encoded."""
+        return self._cache.read_features()
 
     def _named(self, decision: Decision) -> tuple[int, ...]:
         # Selections inside the graph read only how many indices there are.

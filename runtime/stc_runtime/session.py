@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class StreamSession:
         )
         self._last_s = -math.inf
         self._pushed = 0
+        self._visual_tokens, self._first_logits = self._nothing_seen()
         self._answering = False
         self._damaged = False
         self._closed = False
@@ -100,6 +101,11 @@ class StreamSession:
         self._closed = True
 
     @property
+    def model(self) -> Model:
+        """The opened bundle; other sessions may share it."""
+        return self._model
+
+    @property
     def manifest(self) -> Manifest:
         """Manifest of the bundle."""
         return self._model.manifest
@@ -123,6 +129,31 @@ class StreamSession:
     def remembered_tokens(self) -> int:
         """Tokens in the LLM's memory, system prompt included."""
         return self._memory.tokens
+
+    @property
+    def features(self) -> NDArray[Any]:
+        """ViT features [T, C] of the newest frame, of a skipped one those of the frame before; zeros without any.
+
+        They are copied from wherever the backend has them, each time that they are read.
+
+        Raises:
+            SessionStateError: The session is closed, busy in another thread, or an answer is not finished.
+        """
+        with self._exclusive():
+            return self._encoder.read_features()
+
+    @property
+    def visual_tokens(self) -> NDArray[Any]:
+        """Projected visual tokens [K, D] that the LLM got of the last frame that was not skipped; not to be changed.
+
+        They are in the order of its ``kept_indices``; [0, D] without any.
+        """
+        return self._visual_tokens
+
+    @property
+    def first_logits(self) -> NDArray[np.float32]:
+        """Logits [V] that the first token of the last answer was drawn from; not to be changed. [0] without any."""
+        return self._first_logits
 
     def push(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
         """Take the next frame: encode, prune and prefill it.
@@ -208,6 +239,7 @@ class StreamSession:
             self._memory.reset()
             self._last_s = -math.inf
             self._pushed = 0
+            self._visual_tokens, self._first_logits = self._nothing_seen()
 
     def _take(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
         encoded = self._encoder.encode(frame)
@@ -219,6 +251,7 @@ class StreamSession:
             tokens, indices = self._pruner.prune(encoded.features, encoded.attention)
             pruned = time.perf_counter()
             evicted = self._memory.add_frame(tokens, indices)
+            self._visual_tokens = tokens
             kept = tuple(indices.tolist())
             pruner_ms = (pruned - start) * 1e3
             prefill_ms = (time.perf_counter() - pruned) * 1e3 if kept else 0.0
@@ -241,6 +274,9 @@ class StreamSession:
             prefill_ms=prefill_ms,
         )
 
+    def _nothing_seen(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        return np.zeros((0, self.manifest.dims.text.width), self._model.dtype), np.zeros(0, np.float32)
+
     def _encoded(self, pieces: Sequence[Piece]) -> tuple[int, ...]:
         if all(piece.token is not None for piece in pieces):
             return tuple(piece.token for piece in pieces if piece.token is not None)
@@ -259,7 +295,7 @@ class StreamSession:
             plan = self._memory.begin_question(len(embeds) + len(tail), remember=remember)
             limit = min(max_tokens, plan.answer_room)
             draw = sampling or greedy
-            logits = self._memory.extend(embeds, plan, 0)
+            self._first_logits = logits = self._memory.extend(embeds, plan, 0)
             done = len(embeds)
             for count in range(1, limit + 1):
                 token = draw(logits)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from stc_export.cli.options import JsonFlag, PolicyOption, check_above_zero, che
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import one_line, table
+from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
 from stc_export.pipeline.validate_table import SETTING_HEADER, UNTRAINED, official_lines, setting_cells
 from stc_export.pipeline.validate_types import RescoreRequest, ValidateRequest, ValidateResult
 from stc_export.spec.errors import UsageError
@@ -29,7 +31,8 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     bundle: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="Directory that build wrote.")] = None,
     *,
     task: Annotated[
-        str | None, typer.Option("--task", metavar="NAME", help="demo, or a benchmark of docs/validate.md.")
+        str | None,
+        typer.Option("--task", metavar="NAME", help="demo, fidelity (own videos), or one of docs/validate.md."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Folder for the results; continued if begun.")
@@ -45,7 +48,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", metavar="N", help="Most settings.")] = 64,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Folder with the files of the benchmark.")
+        Path | None, typer.Option("--data", metavar="PATH", help="Folder with the files of the task; or one video.")
     ] = None,
     fps: Annotated[
         float | None,
@@ -54,6 +57,10 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     scorer: Annotated[
         str | None,
         typer.Option("--scorer", metavar="NAME", help="How answers are judged; the task's own if not given."),
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option("--ask", metavar="TEXT", help="Question in place of those of task fidelity; can be repeated."),
     ] = None,
     rescore: Annotated[
         Path | None,
@@ -67,15 +74,24 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     if fps is not None:
         check_above_zero("--fps", fps)
     base = read_policy(policy)
-    sweeps = tuple(sweep or ())
     with reserved_stdout(as_json=as_json):
         if rescore is not None:
             result = _rescore(rescore, scorer, {"BUNDLE": bundle, "--task": task, "--report": report, "--data": data})
         else:
             from stc_export.pipeline.validate import validate as validate_bundle
 
-            needed = _needed(bundle, task, report)
-            request = ValidateRequest(*needed, base, sweeps, limit, max_runs, jobs, data=data, fps=fps, scorer=scorer)
+            request = ValidateRequest(
+                *_needed(bundle, task, report),
+                policy=base,
+                sweep=tuple(sweep or ()),
+                limit=limit,
+                max_runs=max_runs,
+                jobs=jobs,
+                data=data,
+                fps=fps,
+                scorer=scorer,
+                ask=tuple(ask or ()),
+            )
             result = validate_bundle(request, make_progress())
     emit(result, result_text(result), as_json=as_json)
     if result.failures:
@@ -108,8 +124,16 @@ def result_text(result: ValidateResult) -> str:
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = [setting_cells(row) for row in result.settings]
     parts = [title, table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6)), *_official(result), _LEGEND]
-    parts += [*result.notes, *_failures(result)]
+    parts += [*_fidelity(result), *result.notes, *_failures(result)]
     return "\n\n".join(parts if result.bundle.trained else [*parts, UNTRAINED])
+
+
+def _fidelity(result: ValidateResult) -> list[str]:
+    rows = fidelity_rows(result.settings)
+    if not rows:
+        return []
+    numbers = tuple(range(1, len(FIDELITY_HEADER)))
+    return [table(FIDELITY_HEADER, rows, right=numbers), *(fill(note, 118) for note in fidelity_notes(result.settings))]
 
 
 def _official(result: ValidateResult) -> list[str]:

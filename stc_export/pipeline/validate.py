@@ -17,14 +17,13 @@ from stc_export.spec.errors import MissingDependencyError, UsageError, VideoErro
 from stc_export.spec.files import write_file
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.progress import Progress
-from stc_export.validate.benchmarks.reading import TaskClips, TaskOptions
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.rows import SettingClip
-from stc_export.validate.scorers import answered
+from stc_export.validate.scorers import answered, settled
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, find_scorer, find_task, read_task
-from stc_export.validate.types import ClipOutcome, Setting, TaskClip
+from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskClips, TaskOptions
 from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
 
@@ -100,7 +99,8 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
             ).close()  # what does not fit the bundle is told before hours have passed
             advance(1)
     with progress.stage("questions"):
-        found = read_task(task, TaskOptions(request.data, request.fps, request.scorer, request.limit))
+        options = TaskOptions(request.data, request.fps, request.scorer, request.limit, request.ask)
+        found = read_task(task, options)
     for note in found.notes:
         progress.note(note)
     plan = Plan(
@@ -113,6 +113,7 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
         annotations=found.annotations,
         fps=found.fps,
         scorer=find_scorer(task, request.scorer),
+        asked=found.asked,
     )
     return _Job(request, plan, task, found, model.manifest, request.jobs or count_cores())
 
@@ -171,7 +172,9 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
     if len(outcome.answers) != len(clip.questions):
         return False
     pairs = enumerate(zip(clip.questions, outcome.answers, strict=True))
-    return outcome.answers == tuple(answered(clip.name, place, q, a.text) for place, (q, a) in pairs)
+    return outcome.answers == tuple(
+        answered(clip.name, place, settled(question, answer.right), answer.text) for place, (question, answer) in pairs
+    )
 
 
 def _result(job: _Job, ran: _Ran, load_before: float | None) -> ValidateResult:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
 
+from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
 from stc_export.pipeline.validate_table import GROUP_HEADER, SETTING_HEADER, UNTRAINED, group_cells, setting_cells
 from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateResult
 
@@ -35,6 +36,7 @@ def html_report(result: ValidateResult) -> str:
             *trained,
             _table(SETTING_HEADER, [setting_cells(row) for row in result.settings]),
             _paragraph(_METHOD),
+            *_fidelity(result.settings),
             "<h2>Groups of questions</h2>",
             _table(GROUP_HEADER, groups),
             "<h2>Latency</h2>",
@@ -45,6 +47,14 @@ def html_report(result: ValidateResult) -> str:
             "</body></html>\n",
         ]
     )
+
+
+def _fidelity(settings: Sequence[SettingScore]) -> list[str]:
+    rows = fidelity_rows(settings)
+    if not rows:
+        return []
+    notes = [_paragraph(note) for note in fidelity_notes(settings)]
+    return ["<h2>Fidelity</h2>", _table(FIDELITY_HEADER, rows), *notes]
 
 
 def _latency_cells(row: SettingScore) -> list[tuple[str, ...]]:

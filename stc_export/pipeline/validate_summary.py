@@ -7,6 +7,7 @@ from dataclasses import fields
 from itertools import chain
 
 from stc_export.pipeline.run import latency
+from stc_export.pipeline.validate_fidelity import fidelity_score
 from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
 from stc_export.validate.averages import Rule, official_score
 from stc_export.validate.statistics import accuracy, difference, mcnemar
@@ -44,6 +45,7 @@ def score(
         frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
         latency_ms=_latencies(clips),
         official=official_score(rule, answers),
+        fidelity=fidelity_score(clips),
     )
 
 

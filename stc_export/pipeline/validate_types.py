@@ -25,9 +25,10 @@ class ValidateRequest:
         limit: Only so many clips; ``None``: all.
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
-        data: Folder with the files of a benchmark.
+        data: Video, or folder with the files of the task.
         fps: Frames to take per second of its videos; ``None``: the task's own choice.
         scorer: Name of a scorer; ``None``: the task's own.
+        ask: Questions in place of the task's own.
     """
 
     bundle: Path
@@ -41,6 +42,7 @@ class ValidateRequest:
     data: Path | None = None
     fps: float | None = None
     scorer: str | None = None
+    ask: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,51 @@ class ValidateLatencies:
 
 
 @dataclass(frozen=True)
+class Closeness:
+    """A figure of all clips together.
+
+    Attributes:
+        mean: Over all its samples.
+        worst: The worst sample.
+        n: Samples: frames or questions.
+        low: Lower end of the 95 % interval of the mean, from a bootstrap that draws whole clips; ``None`` with fewer
+            than ten clips.
+        high: Upper end of it.
+    """
+
+    mean: float
+    worst: float
+    n: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class FidelityScore:
+    """How close a setting stays to no compression; see :class:`stc_export.validate.types.ClipFidelity`.
+
+    Attributes:
+        clips: Clips behind it.
+        feature_cosine: ViT features of all frames.
+        feature_error: The same, relative error.
+        token_cosine: Visual tokens that reached the LLM.
+        token_error: The same, relative error.
+        same_answer: Questions with the same answer, 1 or 0 each.
+        same_first: Questions with the same first token, 1 or 0 each.
+        divergence: KL(dense || compressed) of the first token of each answer, in nats.
+    """
+
+    clips: int
+    feature_cosine: Closeness
+    feature_error: Closeness
+    token_cosine: Closeness
+    token_error: Closeness
+    same_answer: Closeness
+    same_first: Closeness
+    divergence: Closeness
+
+
+@dataclass(frozen=True)
 class SettingScore:
     """What one setting gave.
 
@@ -109,6 +156,7 @@ class SettingScore:
         frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
         official: The figure that the benchmark itself reports, where that is not the share of right answers.
+        fidelity: How close it stays to no compression, where the task compares that.
     """
 
     name: str
@@ -121,6 +169,7 @@ class SettingScore:
     frame_mean_ms: float
     latency_ms: ValidateLatencies
     official: Official | None = None
+    fidelity: FidelityScore | None = None
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ class Plan:
         clips: How many of its clips.
         cpu: Name of the CPU, since times of two machines do not mix.
         settings: All settings, the baseline first.
-        annotations: SHA-256 of the benchmark's annotation files; "" without any.
+        annotations: SHA-256 of the files that it reads; "" without any.
         fps: Frames per second that are taken of its videos.
         scorer: Name of the scorer.
+        asked: Questions that every clip is asked; empty where each has its own.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -45,6 +46,7 @@ class Plan:
     annotations: str = ""
     fps: float | None = None
     scorer: str = "first_character"
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer")
+    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked")
     told = [
         f"{name} {old} there, {new} here"
         for name in names

@@ -96,6 +96,11 @@ def _whole(text: str) -> str:
     return text.strip()
 
 
+def _same_text(text: str, right: str) -> Verdict:
+    given = " ".join(text.split())
+    return Verdict(given, given == " ".join(right.split()))
+
+
 def _cleaned(text: str) -> str:
     return text.strip().strip("().,:; \n").upper()
 
@@ -151,6 +156,7 @@ def _letter_or_guess(text: str, right: str) -> Verdict:
 SCORERS: Mapping[str, Scorer] = {
     "first_character": _by(_first_character),
     "whole": _by(_whole),
+    "same_text": _same_text,
     "letter": _by(find_letter),
     "letter_or_guess": _letter_or_guess,
     "in_brackets": _by(_in_brackets),
@@ -163,12 +169,19 @@ SCORERS: Mapping[str, Scorer] = {
 }
 
 
+def settled(question: TaskQuestion, right: str) -> TaskQuestion:
+    """Return a question with the right answer that the run told, unless it has one of its own."""
+    return replace(question, right=right) if question.right is None else question
+
+
 def answered(clip: str, number: int, question: TaskQuestion, text: str) -> Answered:
-    """Return the record of an answer to question ``number`` about a clip, judged by the question's scorer."""
-    verdict = SCORERS[question.scorer](text, question.right)
-    return Answered(
-        clip, number, question.template, question.group, question.right, verdict.given, verdict.correct, text
-    )
+    """Return the record of an answer to question ``number`` about a clip, judged by the question's scorer.
+
+    A question that is not :func:`settled` is judged as if no answer were the right one.
+    """
+    right = question.right or ""
+    verdict = SCORERS[question.scorer](text, right)
+    return Answered(clip, number, question.template, question.group, right, verdict.given, verdict.correct, text)
 
 
 def judged_again(answer: Answered, scorer: str) -> Answered:

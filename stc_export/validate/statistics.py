@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stc_export.validate.types import Answered, Interval
 
@@ -43,10 +45,23 @@ def difference(changed: Sequence[Answered], baseline: Sequence[Answered]) -> Int
         raise ValueError("a paired comparison needs the same questions in the same order")
     gains = np.array([a.correct - b.correct for a, b in zip(changed, baseline, strict=True)], np.float64)
     clips = np.unique([a.clip for a in changed], return_inverse=True)[1]
-    sums, counts = np.bincount(clips, gains), np.bincount(clips)
+    low, high = _bootstrap(np.bincount(clips, gains), np.bincount(clips))
+    return Interval(float(gains.mean()), low, high, len(gains))
+
+
+def mean_interval(clips: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of all samples from a bootstrap that draws whole clips.
+
+    Args:
+        clips: The samples of each clip, at least one in each.
+    """
+    return _bootstrap(np.array([sum(own) for own in clips], np.float64), np.array([len(own) for own in clips]))
+
+
+def _bootstrap(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float]:
     drawn = np.random.default_rng(_SEED).integers(0, len(sums), (_RESAMPLES, len(sums)))
     low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
-    return Interval(float(gains.mean()), float(low), float(high), len(gains))
+    return float(low), float(high)
 
 
 def mcnemar(changed: Sequence[Answered], baseline: Sequence[Answered]) -> float:

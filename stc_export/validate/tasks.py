@@ -11,9 +11,10 @@ from pathlib import Path
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.validate.averages import Rule
 from stc_export.validate.benchmarks import egoschema, mlvu, mvbench, ovo_bench, rekv, streamingbench, videomme
-from stc_export.validate.benchmarks.reading import Reader, TaskClips, TaskOptions, read_benchmark
+from stc_export.validate.benchmarks.reading import Reader, read_benchmark
 from stc_export.validate.demo import quiz_clip
-from stc_export.validate.types import ClipOutcome, TaskClip
+from stc_export.validate.fidelity import FPS, QUESTIONS, read_films, watch_beside_off
+from stc_export.validate.types import ClipOutcome, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.watch import watch_clip
 from stc_export.world.splits import draw_test_set
 from stc_runtime.session import StreamSession
@@ -30,6 +31,7 @@ class Task:
         scorers: Names of the scorers that it can have, its own first.
         fps: Frames to take per second of its videos if nothing else is asked for; ``None``: it reads no files.
         rule: How the benchmark sums up.
+        questions: What it asks if nothing else is asked for; empty: its questions are its own.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Task:
     scorers: tuple[str, ...] = ("first_character",)
     fps: float | None = None
     rule: Rule = "questions"
+    questions: tuple[str, ...] = ()
 
 
 def _read_demo(options: TaskOptions) -> TaskClips:
@@ -45,16 +48,18 @@ def _read_demo(options: TaskOptions) -> TaskClips:
 
 
 def _benchmark(name: str, reader: Reader, fps: float, scorers: tuple[str, ...], rule: Rule = "questions") -> Task:
-    return Task(name, partial(read_benchmark, reader, fps), watch_clip, scorers, fps, rule)
+    return Task(name, partial(read_benchmark, reader), watch_clip, scorers, fps, rule)
 
 
 _STREAMINGBENCH = ("first_character", "whole", "letter")
 _OPTIONS = ("in_brackets", "in_brackets_or_first", "letter", "first_character")
-#: The tasks. ``demo`` is the frozen test set of the generated world, the others read files of public benchmarks.
+#: The tasks. ``demo`` is the frozen test set of the generated world, ``fidelity`` takes a user's own videos, the others
+#: read files of public benchmarks.
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task("demo", _read_demo, watch_clip),
+        Task("fidelity", read_films, watch_beside_off, ("same_text",), FPS, questions=QUESTIONS),
         _benchmark("ovo_bench", ovo_bench.read, 1.0, ("ovo_bench", "prefix", "streamforest"), "groups"),
         _benchmark("streamingbench", streamingbench.read, 1.0, _STREAMINGBENCH),
         _benchmark("streamingbench_history", streamingbench.read_history, 1.0, _STREAMINGBENCH),
@@ -102,7 +107,9 @@ def read_task(task: Task, options: TaskOptions) -> TaskClips:
     """
     scorer = find_scorer(task, options.scorer)
     _check_files(task, options.data, options.fps)
-    found = task.read(options)
+    if options.ask and not task.questions:
+        raise UsageError(f'Task "{task.name}" has its own questions, but --ask was given.', "Leave it out.")
+    found = task.read(replace(options, fps=options.fps or task.fps, ask=options.ask or task.questions))
     return replace(found, clips=tuple(_scored(clip, scorer) for clip in found.clips))
 
 
@@ -111,8 +118,8 @@ def _check_files(task: Task, data: Path | None, fps: float | None) -> None:
         raise UsageError(f'Task "{task.name}" reads no files, but --data or --fps was given.', "Leave them out.")
     if task.fps is not None and data is None:
         raise UsageError(
-            f'Task "{task.name}" reads files of its benchmark, but --data is missing.',
-            "Name the folder with them; docs/validate.md says what belongs there. Nothing is downloaded.",
+            f'Task "{task.name}" reads files, but --data is missing.',
+            "Name a folder with them; docs/validate.md says what belongs there. Nothing is downloaded.",
         )
 
 

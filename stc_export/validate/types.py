@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stc_export.spec.policy import Policy
@@ -34,7 +35,8 @@ class TaskQuestion:
         group: Group of the question.
         at_s: It is asked after the last frame that is not later; infinite: at the end.
         prompt: What the model is asked, options included.
-        right: The right answer, as the scorer understands it.
+        right: The right answer, as the scorer understands it; ``None``: only the run tells, see :func:`settled` of
+            :mod:`stc_export.validate.scorers`.
         scorer: Name of a scorer, see :mod:`stc_export.validate.scorers`.
         max_tokens: Most tokens of the answer.
     """
@@ -43,7 +45,7 @@ class TaskQuestion:
     group: str
     at_s: float
     prompt: str
-    right: str
+    right: str | None
     scorer: str
     max_tokens: int
 
@@ -55,6 +57,44 @@ class TaskClip:
     name: str
     footage: Footage
     questions: tuple[TaskQuestion, ...]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What was asked for of a task.
+
+    Attributes:
+        data: Video, or folder with the files of the task.
+        fps: Frames to take per second of video; ``None``: the task's own choice.
+        scorer: Name of a scorer; ``None``: the task's own.
+        limit: Only so many clips; ``None``: all.
+        ask: Questions in place of the task's own.
+    """
+
+    data: Path | None = None
+    fps: float | None = None
+    scorer: str | None = None
+    limit: int | None = None
+    ask: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskClips:
+    """The clips of a task.
+
+    Attributes:
+        clips: The clips.
+        notes: Sentences on what differs from the benchmark as it is documented.
+        annotations: SHA-256 of the files behind them; "" without any.
+        fps: Frames per second that are taken; ``None`` where no video is read.
+        asked: Questions that every clip is asked; empty where each has its own.
+    """
+
+    clips: tuple[TaskClip, ...]
+    notes: tuple[str, ...] = ()
+    annotations: str = ""
+    fps: float | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +177,29 @@ class StageTimes:
 
 
 @dataclass(frozen=True)
+class ClipFidelity:
+    """How close a clip's stream stayed to an uncompressed one beside it. Errors are relative: |x - dense| / |dense|.
+
+    Attributes:
+        feature_cosine: Of each frame, the mean cosine of its T ViT features with the dense ones. A skipped frame has
+            those of the frame before.
+        feature_error: Of each frame, the relative error of its ViT features [T, C].
+        token_cosine: Of each frame that gave the LLM tokens, the mean cosine of these K projected visual tokens with
+            those of the same places of the dense frame.
+        token_error: Of the same frames, the relative error of these tokens [K, D].
+        same_first: Of each question, whether the first tokens of both answers are equal.
+        divergence: Of each question, KL(dense || compressed) of the first token's distribution, in nats.
+    """
+
+    feature_cosine: tuple[float, ...]
+    feature_error: tuple[float, ...]
+    token_cosine: tuple[float, ...]
+    token_error: tuple[float, ...]
+    same_first: tuple[bool, ...]
+    divergence: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ClipOutcome:
     """What one clip gave under one policy.
 
@@ -146,6 +209,7 @@ class ClipOutcome:
         work: What it cost.
         times: How long each stage took.
         failure: Why the clip could not be watched to its end, in which case it has no answers; "" if it could.
+        fidelity: How close it stayed to no compression, where the task compares that.
     """
 
     clip: str
@@ -153,6 +217,7 @@ class ClipOutcome:
     work: Work
     times: StageTimes
     failure: str = ""
+    fidelity: ClipFidelity | None = None
 
 
 @dataclass(frozen=True)

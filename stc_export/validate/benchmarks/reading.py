@@ -4,64 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from stc_export.spec.errors import UsageError
 from stc_export.validate.benchmarks.annotations import Annotated, digest
 from stc_export.validate.benchmarks.videos import check_videos
-from stc_export.validate.types import TaskClip
+from stc_export.validate.types import TaskClip, TaskClips, TaskOptions
 
 #: From a folder and frames per second to all clips of a benchmark.
 Reader = Callable[[Path, float], Annotated]
 
 
-@dataclass(frozen=True)
-class TaskOptions:
-    """What was asked for of a task.
-
-    Attributes:
-        data: Folder with the files of a benchmark.
-        fps: Frames to take per second of video; ``None``: the task's own choice.
-        scorer: Name of a scorer; ``None``: the task's own.
-        limit: Only so many clips; ``None``: all.
-    """
-
-    data: Path | None = None
-    fps: float | None = None
-    scorer: str | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True)
-class TaskClips:
-    """The clips of a task.
-
-    Attributes:
-        clips: The clips.
-        notes: Sentences on what differs from the benchmark as it is documented.
-        annotations: SHA-256 of its annotation files; "" without any.
-        fps: Frames per second that are taken; ``None`` where no video is read.
-    """
-
-    clips: tuple[TaskClip, ...]
-    notes: tuple[str, ...] = ()
-    annotations: str = ""
-    fps: float | None = None
-
-
-def read_benchmark(reader: Reader, own_fps: float, options: TaskOptions) -> TaskClips:
+def read_benchmark(reader: Reader, options: TaskOptions) -> TaskClips:
     """Read a benchmark.
 
     Args:
         reader: Reads its files.
-        own_fps: Frames per second if none are asked for.
-        options: What was asked for; with a folder.
+        options: What was asked for; with a folder and a rate.
 
     Raises:
         UsageError: The folder, a file or all videos are missing, or a file is not as documented.
     """
-    data, fps = options.data, options.fps or own_fps
+    data, fps = options.data, options.fps
+    if fps is None:
+        raise ValueError("a benchmark is read at a rate")
     if data is None or not data.is_dir():
         raise UsageError(f'--data is "{data}", which is no folder.', "Name the folder with the benchmark's files.")
     found = reader(data, fps)

@@ -33,6 +33,22 @@ def test_validate_flags_become_the_request(pipeline: FakePipeline) -> None:
     assert pipeline.requests == [expected]
 
 
+def test_validate_flags_of_videos_become_the_request(pipeline: FakePipeline) -> None:
+    flags = ["--data", "films", "--fps", "2.5", "--ask", "Who?", "--ask", "Why?"]
+    assert main([*COMMAND, *flags]) == 0
+    (request,) = pipeline.requests
+    assert (request.data, request.fps, request.ask) == (Path("films"), 2.5, ("Who?", "Why?"))
+
+
+@pytest.mark.parametrize("fps", ["0", "-1", "nan", "inf"])
+def test_validate_rate_that_is_none_exits_2(
+    pipeline: FakePipeline, capsys: pytest.CaptureFixture[str], fps: str
+) -> None:
+    assert main([*COMMAND, "--fps", fps]) == 2
+    assert "error: --fps is" in capsys.readouterr().err
+    assert pipeline.requests == []
+
+
 def test_validate_without_flags_has_the_defaults_of_the_request(pipeline: FakePipeline) -> None:
     assert main(COMMAND) == 0
     assert pipeline.requests == [ValidateRequest(Path("demo.stc"), "demo", Path("out"))]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stc_export.validate.rows import ReadRows, SettingClip, read_rows, write_rows
-from stc_export.validate.types import Answered, ClipOutcome, StageTimes, Work
+from stc_export.validate.types import Answered, ClipFidelity, ClipOutcome, StageTimes, Work
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 TIMES = StageTimes((4.0,), (1.0,), (2.0,), (), (0.5,), (0.5,), (), (3.25,))
@@ -38,6 +39,18 @@ def test_a_file_that_is_cut_anywhere_gives_the_clips_before_the_cut(
     assert found.clips == tuple(clips[:whole])
     assert found.size_bytes == (ends[whole - 1] if whole else 0)
     assert read_rows(data[: found.size_bytes] + b"".join(parts[whole:])).clips == tuple(clips)
+
+
+def test_the_fidelity_of_a_clip_is_read_as_it_was_written_and_may_be_missing() -> None:
+    plain = a_clip("base", "film.mp4", ["A"])
+    found = ClipFidelity((0.5, 1.0), (0.25, 0.0), (0.75,), (0.125,), (True,), (0.0625,))
+    whole = replace(plain, outcome=replace(plain.outcome, fidelity=found))
+    assert read_rows(write_rows(whole)).clips == (whole,)
+    older = b"".join(
+        json.dumps({key: value for key, value in json.loads(line).items() if key != "fidelity"}).encode() + b"\n"
+        for line in write_rows(plain).splitlines()
+    )
+    assert read_rows(older).clips == (plain,)
 
 
 def test_a_row_of_a_question_has_the_promised_keys() -> None:

@@ -5,10 +5,10 @@ from itertools import islice
 import pytest
 
 from stc_export.spec.errors import UnsupportedError
-from stc_export.validate.benchmarks.reading import TaskOptions
 from stc_export.validate.demo import quiz_clip
 from stc_export.validate.scorers import SCORERS
 from stc_export.validate.tasks import TASKS, find_task, read_task
+from stc_export.validate.types import TaskOptions
 from stc_export.world.splits import draw_test_set
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from stc_export.spec.errors import UnsupportedError, UsageError
-from stc_export.validate.benchmarks.reading import TaskClips, TaskOptions
 from stc_export.validate.footage import PictureFolder, VideoFile
 from stc_export.validate.tasks import TASKS, find_task, read_task
-from stc_export.validate.types import TaskClip
+from stc_export.validate.types import TaskClip, TaskClips, TaskOptions
 from tests.stc_export.validate.benchmarks.data import WRITERS
 
 OVO_EPM = """

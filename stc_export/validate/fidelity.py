@@ -1,0 +1,145 @@
+"""Task ``fidelity``: a user's own videos without labels. What the uncompressed model says counts as right.
+
+That is a stand-in for accuracy: an answer that differs may be the better one, and one that agrees may be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stc_export.spec.errors import UsageError, VideoError
+from stc_export.spec.files import file_digest
+from stc_export.spec.policy import named_policies
+from stc_export.validate.paired import PairedStream
+from stc_export.validate.scorers import answered, settled
+from stc_export.validate.types import ClipOutcome, TaskClip, TaskClips, TaskOptions, TaskQuestion
+from stc_export.validate.watch import watch_clip
+from stc_runtime.session import StreamSession
+from stc_runtime.video import read_frames
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Asked of every video unless ``--ask`` names others: what is there, what happens, where, and how many.
+QUESTIONS = (
+    "What is shown in the video?",
+    "What is happening right now?",
+    "Where does it take place?",
+    "How many people are there?",
+)
+#: Every question is asked after each third of a video's frames, so that forgetting shows too.
+MOMENTS = 3
+#: Frames per second of video, as ``run`` takes them by default.
+FPS = 1.0
+_ANSWER_TOKENS = 32
+_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+
+
+@dataclass(frozen=True)
+class Film:
+    """The frames of a video file.
+
+    Attributes:
+        path: The file.
+        fps: Frames to take per second; see :mod:`stc_runtime.video` for which.
+    """
+
+    path: Path
+    fps: float
+
+    def frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
+        """Yield frames, uint8 [H, W, 3] RGB, each with its time in seconds.
+
+        Raises:
+            VideoError: The video cannot be read.
+            MissingDependencyError: The package that reads videos is not installed.
+        """
+        with read_frames(self.path, self.fps) as reader:
+            yield from reader
+
+
+def read_films(options: TaskOptions) -> TaskClips:
+    """Return a clip for a video, or for each video of a folder in the order of their names.
+
+    Every video is decoded once to find its moments, so that one that cannot be read is told before hours have passed.
+
+    Args:
+        options: What was asked for; with data, a rate and questions.
+
+    Raises:
+        UsageError: There is no video, or a question is empty.
+        VideoError: A video cannot be read.
+        MissingDependencyError: The package that reads videos is not installed.
+    """
+    if not all(question.strip() for question in options.ask):
+        raise UsageError("--ask is an empty question.", 'Write for example --ask "What is shown in the video?".')
+    fps, paths = options.fps or FPS, _videos(options.data or Path())[: options.limit]
+    clips = tuple(_clip(path, fps, options.ask) for path in paths)
+    digests = "".join(f"{path.name} {file_digest(path)}\n" for path in paths)
+    return TaskClips(clips, (), hashlib.sha256(digests.encode()).hexdigest(), fps, options.ask)
+
+
+def _videos(data: Path) -> list[Path]:
+    if not data.is_dir():
+        return [data]
+    found = sorted(path for path in data.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(
+            f'--data is "{data}", a folder without any video in it.',
+            f"Name a video, or a folder with files that end in {', '.join(sorted(_SUFFIXES))}.",
+        )
+    return found
+
+
+def _clip(path: Path, fps: float, questions: Sequence[str]) -> TaskClip:
+    film = Film(path, fps)
+    times = [seconds for _, seconds in film.frames()]
+    if len(times) < MOMENTS:
+        raise VideoError(
+            f'Video "{path}" has {len(times)} frames at {fps:g} per second, expected at least {MOMENTS}.',
+            "Raise --fps, or use a longer video.",
+        )
+    asked = [_question(text, place, times) for place in range(1, MOMENTS + 1) for text in questions]
+    return TaskClip(path.name, film, tuple(asked))
+
+
+def _question(text: str, place: int, times: Sequence[float]) -> TaskQuestion:
+    return TaskQuestion(
+        template=text,
+        group=f"after {place} of {MOMENTS}",
+        at_s=times[len(times) * place // MOMENTS - 1],
+        prompt=text,
+        right=None,
+        scorer="same_text",
+        max_tokens=_ANSWER_TOKENS,
+    )
+
+
+def watch_beside_off(session: StreamSession, clip: TaskClip) -> ClipOutcome:
+    """Stream a clip through a session and beside it through an uncompressed one with the same memory.
+
+    The baseline itself is compared with a second stream of its own: what is not equal there is noise of the machine.
+
+    Args:
+        session: The stream that is validated; it is reset first.
+        clip: A clip without right answers.
+
+    Raises:
+        StcError: A frame or a question cannot be taken, or memory does not hold both streams.
+    """
+    policy = replace(named_policies()["off"], memory=session.policy.memory)
+    with StreamSession(session.model, policy) as dense:
+        pair = PairedStream(session, dense)
+        outcome = watch_clip(pair, clip)
+        if outcome.failure:
+            return outcome
+        answers = tuple(
+            answered(clip.name, answer.number, settled(clip.questions[answer.number], right), answer.text)
+            for answer, right in zip(outcome.answers, pair.dense_answers, strict=True)
+        )
+        return replace(outcome, answers=answers, fidelity=pair.found)
