@@ -8,7 +8,8 @@ from pathlib import Path
 from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
-from stc_export.validate.types import Interval, Work
+from stc_export.validate.meter import Energy
+from stc_export.validate.types import Interval, Work, WorkersKind
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ValidateRequest:
         limit: Only so many clips; ``None``: all.
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
+        ray: Address of a Ray cluster that does the work; ``None``: processes of this machine.
     """
 
     bundle: Path
@@ -34,6 +36,7 @@ class ValidateRequest:
     limit: int | None = None
     max_runs: int = 64
     jobs: int | None = None
+    ray: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class SettingScore:
         kept: Share of the visual tokens that reached the LLM.
         frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
+        frames_per_second: Frames that one process took in per second of their stages; 0 without frames.
+        peak_rss_bytes: Largest resident size of a process that watched clips; ``None`` where it is not known.
     """
 
     name: str
@@ -99,6 +104,8 @@ class SettingScore:
     kept: float
     frame_mean_ms: float
     latency_ms: ValidateLatencies
+    frames_per_second: float
+    peak_rss_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,10 @@ class ValidateResult:
         clips: How many of its clips.
         questions: Questions about them.
         jobs: Processes at a time of the last command; times of stages depend on it.
+        workers: Where the processes of the last command ran: ``local``, or ``ray``.
         settings: All settings, the baseline first.
-        environment: Where the last command ran.
+        energy: What the clips of the last command took.
+        environment: Where the last command ran; with Ray, the machine that collected.
     """
 
     schema: str
@@ -126,5 +135,7 @@ class ValidateResult:
     clips: int
     questions: int
     jobs: int
+    workers: WorkersKind
     settings: tuple[SettingScore, ...]
+    energy: Energy
     environment: Environment

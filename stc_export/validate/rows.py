@@ -32,13 +32,14 @@ class QuestionRow:
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One clip under one setting: what it cost and how long it took."""
+    """One clip under one setting: what it cost, how long it took, and the memory of its process until then."""
 
     kind: Literal["clip"]
     setting: str
     clip: str
     work: Work
     times: StageTimes
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def write_rows(done: SettingClip) -> bytes:
         )
         for a in clip.answers
     ]
-    rows.append(ClipRow("clip", done.setting, clip.clip, clip.work, clip.times))
+    rows.append(ClipRow("clip", done.setting, clip.clip, clip.work, clip.times, clip.peak_rss_bytes))
     return b"".join(json.dumps(asdict(row), allow_nan=False).encode() + b"\n" for row in rows)
 
 
@@ -122,4 +123,4 @@ def _clip(row: ClipRow, waiting: list[QuestionRow]) -> SettingClip:
     if any((question.setting, question.clip) != (row.setting, row.clip) for question in waiting):
         raise ValueError(f'the clip "{row.clip}" follows questions about another')
     answers = (Answered(q.clip, q.number, q.template, q.group, q.right, q.given, q.correct, q.text) for q in waiting)
-    return SettingClip(row.setting, ClipOutcome(row.clip, tuple(answers), row.work, row.times))
+    return SettingClip(row.setting, ClipOutcome(row.clip, tuple(answers), row.work, row.times, row.peak_rss_bytes))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stc_export.spec.policy import Policy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+#: Where the processes run that watch clips: on this machine, or on a Ray cluster.
+WorkersKind = Literal["local", "ray"]
 
 
 class Footage(Protocol):
@@ -138,12 +141,21 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class ClipOutcome:
-    """What one clip gave under one policy: answers in the order of the questions, cost, and times."""
+    """What one clip gave under one policy.
+
+    Attributes:
+        clip: Its name.
+        answers: In the order of the questions.
+        work: What it cost.
+        times: How long that took.
+        peak_rss_bytes: Largest resident size of the process until then; ``None`` where it is not known.
+    """
 
     clip: str
     answers: tuple[Answered, ...]
     work: Work
     times: StageTimes
+    peak_rss_bytes: int | None = None
 
 
 @dataclass(frozen=True)
