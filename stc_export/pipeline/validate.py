@@ -6,24 +6,28 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stc_engines.detect import count_cores, read_cpu_model
+from stc_engines.detect import read_cpu_model
 from stc_engines.opening import open_backend
 from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
+from stc_export.pipeline.validate_frames import draw_frames
 from stc_export.pipeline.validate_html import html_report
+from stc_export.pipeline.validate_page import Picture
+from stc_export.pipeline.validate_plots import draw_plots
 from stc_export.pipeline.validate_summary import score
 from stc_export.pipeline.validate_types import FailedClip, ValidateRequest, ValidateResult
 from stc_export.spec import codec
-from stc_export.spec.errors import MissingDependencyError, UsageError, VideoError
+from stc_export.spec.errors import MissingDependencyError, StcError, UsageError, VideoError
 from stc_export.spec.files import write_file
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.progress import Progress
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
-from stc_export.validate.parallel import Part, run_parts, share_out
+from stc_export.validate.parallel import Part, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.scorers import answered, settled
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, find_scorer, find_task, read_task
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskClips, TaskOptions
+from stc_export.validate.workers import Workers, open_workers
 from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
 
@@ -42,7 +46,6 @@ class _Job:
     task: Task
     found: TaskClips
     manifest: Manifest
-    jobs: int
 
     @property
     def clips(self) -> tuple[TaskClip, ...]:
@@ -73,20 +76,34 @@ def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
     """
     load_before = load_average()
     job = _prepare(request, progress)
-    with open_rows(request.report, job.plan) as rows:
-        ran = _run(job, rows, progress)
-    result = _result(job, ran, load_before)
-    write_file(codec.to_json(result).encode(), request.report / SUMMARY)
-    write_file(html_report(result).encode(), request.report / REPORT)
-    progress.note(f"written: {request.report / SUMMARY}, {request.report / REPORT}")
+    with open_workers(request.ray, request.jobs) as workers, open_rows(request.report, job.plan) as rows:
+        ran = _run(job, rows, workers, progress)
+    result = _result(job, ran, workers, load_before)
+    _write(job, result, progress)
     return result
 
 
+def _write(job: _Job, result: ValidateResult, progress: Progress) -> None:
+    """Write what is made of the results: summary, plots and page."""
+    folder, plots = job.request.report, draw_plots(result)
+    write_file(codec.to_json(result).encode(), folder / SUMMARY)
+    for plot in plots:
+        write_file(plot.png, folder / plot.name)
+    write_file(html_report(result, plots, _frames(job, progress)).encode(), folder / REPORT)
+    progress.note(f"written: {folder / SUMMARY}, {folder / REPORT}")
+
+
+def _frames(job: _Job, progress: Progress) -> tuple[Picture, ...]:
+    """Draw frames of the first clip; a report without them is better than none."""
+    try:
+        return draw_frames(job.request.bundle, job.plan.settings, job.clips[0], progress)
+    except StcError as error:
+        progress.note(f"no frames in the report: {error.problem}")
+        return ()
+
+
 def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
-    if importlib.util.find_spec("scipy") is None:  # needed at the end only, which is hours later
-        raise MissingDependencyError(
-            "validate needs the Python package scipy.", 'Run pip install "stc-export[validate]".'
-        )
+    _check_packages()
     axes = [parse_axis(text) for text in request.sweep]
     task = find_task(request.task)
     model = Model.open(request.bundle, open_backend(request.bundle, 1))
@@ -115,7 +132,16 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
         scorer=find_scorer(task, request.scorer),
         asked=found.asked,
     )
-    return _Job(request, plan, task, found, model.manifest, request.jobs or count_cores())
+    return _Job(request, plan, task, found, model.manifest)
+
+
+def _check_packages() -> None:
+    """Look for what is needed at the end only, which is hours later."""
+    missing = [name for name in ("scipy", "matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"validate needs the Python package {missing[0]}.", 'Run pip install "stc-export[validate]".'
+        )
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -126,14 +152,14 @@ def _check_count(settings: Sequence[Setting], most: int) -> None:
         )
 
 
-def _run(job: _Job, rows: Rows, progress: Progress) -> _Ran:
+def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
     """Do what is missing; each clip is in the file before it counts. One that failed is not: it is tried again."""
     plan, folder = job.plan, job.request.report
     done = {(one.setting, one.outcome.clip): one.outcome for one in rows.done}
     _check_rows(job, rows.done)
     total = len(plan.settings) * len(job.clips)
     begun = f", {len(done)} of {total} done before" if done else ""
-    progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {job.jobs} at a time{begun}")
+    progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {workers.jobs} at a time{begun}")
     missing = [
         Part(job.task, setting, tuple(clip for clip in job.clips if (setting.name, clip.name) not in done))
         for setting in plan.settings
@@ -147,9 +173,10 @@ def _run(job: _Job, rows: Rows, progress: Progress) -> _Ran:
             else:
                 rows.append(one)
                 done[one.setting, one.outcome.clip] = one.outcome
+            workers.meter.clip_done()
             advance(1)
 
-        run_parts(job.request.bundle, share_out(missing, job.jobs), job.jobs, keep)
+        workers.run(job.request.bundle, share_out(missing, workers.jobs), workers.jobs, keep)
     progress.note(f"answers: {folder / RESULTS}")
     return _Ran(done, tuple(failures))
 
@@ -177,7 +204,7 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
     )
 
 
-def _result(job: _Job, ran: _Ran, load_before: float | None) -> ValidateResult:
+def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -> ValidateResult:
     plan = job.plan
     whole = _watched_under_all(job, ran)
     clips = [[ran.done[setting.name, clip.name] for clip in whole] for setting in plan.settings]
@@ -191,8 +218,10 @@ def _result(job: _Job, ran: _Ran, load_before: float | None) -> ValidateResult:
         task=plan.task,
         clips=len(whole),
         questions=sum(len(clip.questions) for clip in whole),
-        jobs=job.jobs,
+        jobs=workers.jobs,
+        workers=workers.kind,
         settings=(score(plan.settings[0], clips[0], None, rule), *scores),
+        energy=workers.meter.read(),
         environment=read_environment(1, load_before),
         scorer=plan.scorer,
         fps=plan.fps,

@@ -10,6 +10,7 @@ from typing import TypeVar
 from stc_export.pipeline.bench_record import command_line
 from stc_export.pipeline.validate import REPORT, SUMMARY
 from stc_export.pipeline.validate_html import html_report
+from stc_export.pipeline.validate_plots import draw_plots
 from stc_export.pipeline.validate_summary import score
 from stc_export.pipeline.validate_types import RescoreRequest, ValidateResult
 from stc_export.spec import codec
@@ -64,7 +65,7 @@ def rescore(request: RescoreRequest, progress: Progress) -> ValidateResult:
 def _write(result: ValidateResult, folder: Path, progress: Progress) -> None:
     summary, report = (folder / _named(name, result.scorer) for name in (SUMMARY, REPORT))
     write_file(codec.to_json(result).encode(), summary)
-    write_file(html_report(result).encode(), report)
+    write_file(html_report(result, draw_plots(result)).encode(), report)
     progress.note(f"written: {summary}, {report}")
 
 

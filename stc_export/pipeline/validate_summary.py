@@ -34,6 +34,7 @@ def score(
     answers, others = _answers(clips), None if baseline is None else _answers(baseline)
     groups = tuple(dict.fromkeys(answer.group for answer in answers))
     work = total_work(clip.work for clip in clips)
+    frames = [ms for clip in clips for ms in clip.times.frame]
     return SettingScore(
         name=setting.name,
         policy=setting.policy,
@@ -42,8 +43,10 @@ def score(
         work=work,
         computed=_share(work.vit_recomputed, work.vit_tokens),
         kept=_share(work.kept_tokens, work.visual_tokens),
-        frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
+        frame_mean_ms=_mean(frames),
         latency_ms=_latencies(clips),
+        frames_per_second=round(1e3 * len(frames) / sum(frames), 3) if sum(frames) else 0.0,
+        peak_rss_bytes=max((clip.peak_rss_bytes for clip in clips if clip.peak_rss_bytes is not None), default=None),
         official=official_score(rule, answers),
         fidelity=fidelity_score(clips),
     )

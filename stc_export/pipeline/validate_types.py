@@ -9,7 +9,8 @@ from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
 from stc_export.validate.averages import Official
-from stc_export.validate.types import Interval, Work
+from stc_export.validate.meter import Energy
+from stc_export.validate.types import Interval, Work, WorkersKind
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ValidateRequest:
         limit: Only so many clips; ``None``: all.
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
+        ray: Address of a Ray cluster that does the work; ``None``: processes of this machine.
         data: Video, or folder with the files of the task.
         fps: Frames to take per second of its videos; ``None``: the task's own choice.
         scorer: Name of a scorer; ``None``: the task's own.
@@ -39,6 +41,7 @@ class ValidateRequest:
     limit: int | None = None
     max_runs: int = 64
     jobs: int | None = None
+    ray: str | None = None
     data: Path | None = None
     fps: float | None = None
     scorer: str | None = None
@@ -155,6 +158,8 @@ class SettingScore:
         kept: Share of the visual tokens that reached the LLM.
         frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
+        frames_per_second: Frames that one process took in per second of their stages; 0 without frames.
+        peak_rss_bytes: Largest resident size of a process that watched clips; ``None`` where it is not known.
         official: The figure that the benchmark itself reports, where that is not the share of right answers.
         fidelity: How close it stays to no compression, where the task compares that.
     """
@@ -168,6 +173,8 @@ class SettingScore:
     kept: float
     frame_mean_ms: float
     latency_ms: ValidateLatencies
+    frames_per_second: float
+    peak_rss_bytes: int | None
     official: Official | None = None
     fidelity: FidelityScore | None = None
 
@@ -200,8 +207,10 @@ class ValidateResult:
         clips: How many of its clips.
         questions: Questions about them.
         jobs: Processes at a time of the last command; times of stages depend on it.
+        workers: Where the processes of the last command ran: ``local``, or ``ray``.
         settings: All settings, the baseline first.
-        environment: Where the last command ran.
+        energy: What the clips of the last command took.
+        environment: Where the last command ran; with Ray, the machine that collected.
         scorer: Name of the scorer.
         fps: Frames per second that were taken of the videos; ``None``: they were generated.
         notes: Sentences on what differs from the benchmark as it is documented.
@@ -216,7 +225,9 @@ class ValidateResult:
     clips: int
     questions: int
     jobs: int
+    workers: WorkersKind
     settings: tuple[SettingScore, ...]
+    energy: Energy
     environment: Environment
     scorer: str = "first_character"
     fps: float | None = None

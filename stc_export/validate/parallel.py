@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stc_engines.opening import open_backend
 from stc_export.spec.errors import ResourceError, StcError
+from stc_export.validate.meter import peak_resident_bytes
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.tasks import Task
 from stc_export.validate.types import Setting, TaskClip
@@ -21,6 +22,8 @@ from stc_runtime.session import StreamSession
 
 #: Least and most clips of a process: opening a bundle takes as long as a clip or two.
 _LEAST_CLIPS, _MOST_CLIPS = 4, 32
+#: Receives each clip as it is complete.
+OnClip = Callable[[SettingClip], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
     ]
 
 
-def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: Callable[[SettingClip], None]) -> None:
+def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: OnClip) -> None:
     """Run parts, at most ``jobs`` at a time. What is running is ended when this ends early.
 
     Args:
@@ -99,7 +102,7 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _receive(link: Connection, on_clip: Callable[[SettingClip], None]) -> bool:
+def _receive(link: Connection, on_clip: OnClip) -> bool:
     """Take what a process sent; False when it has ended."""
     try:
         sent = link.recv()
@@ -123,11 +126,26 @@ def _finish(process: BaseProcess) -> None:
         raise RuntimeError("a process of the validation failed; its traceback is above")
 
 
+def watch_part(bundle: Path, part: Part) -> Iterator[SettingClip]:
+    """Stream the clips of a part, in this process, with one thread.
+
+    Args:
+        bundle: Directory of the bundle.
+        part: What to do.
+
+    Raises:
+        StcError: Bundle, policy or a clip cannot be used.
+    """
+    with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
+        for clip in part.clips:
+            outcome = part.task.watch(session, clip)
+            yield SettingClip(part.setting.name, replace(outcome, peak_rss_bytes=peak_resident_bytes()))
+
+
 def _work(link: Connection, bundle: Path, part: Part) -> None:
     try:
-        with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
-            for clip in part.clips:
-                link.send(SettingClip(part.setting.name, part.task.watch(session, clip)))
+        for done in watch_part(bundle, part):
+            link.send(done)
     except BrokenPipeError:  # whoever started this one is gone
         return
     except (StcError, MemoryError, OSError, ImportError) as error:

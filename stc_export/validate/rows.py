@@ -39,6 +39,7 @@ class ClipRow:
     clip: str
     work: Work
     times: StageTimes
+    peak_rss_bytes: int | None = None
     fidelity: ClipFidelity | None = None
 
 
@@ -84,7 +85,7 @@ def write_rows(done: SettingClip) -> bytes:
         )
         for a in clip.answers
     ]
-    rows.append(ClipRow("clip", done.setting, clip.clip, clip.work, clip.times, clip.fidelity))
+    rows.append(ClipRow("clip", done.setting, clip.clip, clip.work, clip.times, clip.peak_rss_bytes, clip.fidelity))
     return b"".join(json.dumps(asdict(row), allow_nan=False).encode() + b"\n" for row in rows)
 
 
@@ -123,4 +124,7 @@ def _clip(row: ClipRow, waiting: list[QuestionRow]) -> SettingClip:
     if any((question.setting, question.clip) != (row.setting, row.clip) for question in waiting):
         raise ValueError(f'the clip "{row.clip}" follows questions about another')
     answers = (Answered(q.clip, q.number, q.template, q.group, q.right, q.given, q.correct, q.text) for q in waiting)
-    return SettingClip(row.setting, ClipOutcome(row.clip, tuple(answers), row.work, row.times, fidelity=row.fidelity))
+    outcome = ClipOutcome(
+        row.clip, tuple(answers), row.work, row.times, peak_rss_bytes=row.peak_rss_bytes, fidelity=row.fidelity
+    )
+    return SettingClip(row.setting, outcome)

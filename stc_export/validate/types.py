@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stc_export.spec.policy import Policy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+#: Where the processes run that watch clips: on this machine, or on a Ray cluster.
+WorkersKind = Literal["local", "ray"]
 
 
 class Footage(Protocol):
@@ -204,10 +207,11 @@ class ClipOutcome:
     """What one clip gave under one policy.
 
     Attributes:
-        clip: Name of the clip.
+        clip: Its name.
         answers: In the order of the questions.
         work: What it cost.
-        times: How long each stage took.
+        times: How long that took.
+        peak_rss_bytes: Largest resident size of the process until then; ``None`` where it is not known.
         failure: Why the clip could not be watched to its end, in which case it has no answers; "" if it could.
         fidelity: How close it stayed to no compression, where the task compares that.
     """
@@ -216,6 +220,7 @@ class ClipOutcome:
     answers: tuple[Answered, ...]
     work: Work
     times: StageTimes
+    peak_rss_bytes: int | None = None
     failure: str = ""
     fidelity: ClipFidelity | None = None
 

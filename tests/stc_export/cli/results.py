@@ -12,6 +12,7 @@ from stc_export.pipeline import types as t
 from stc_export.pipeline import validate_types as v
 from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.spec.policy import Policy
+from stc_export.validate.meter import no_energy
 from stc_export.validate.types import Interval, Work
 from tests.stc_export.pipeline.small_bundle import small_manifest
 
@@ -62,7 +63,9 @@ _WORSE = v.Comparison(Interval(-0.25, -0.5, -0.125, 16), 0.125, "worse")
 def scored(name: str, right: float, against: v.Comparison | None) -> v.SettingScore:
     """One setting with one group of questions."""
     overall = v.GroupScore("all", Interval(right, right - 0.25, min(right + 0.25, 1.0), 16), against)
-    return v.SettingScore(name, Policy(), overall, (replace(overall, name="detail"),), _WORK, 1.0, 0.28, 12.5, _TIMES)
+    return v.SettingScore(
+        name, Policy(), overall, (replace(overall, name="detail"),), _WORK, 1.0, 0.28, 12.5, _TIMES, 80.0, 312_000_000
+    )
 
 
 VALIDATED = v.ValidateResult(
@@ -76,7 +79,9 @@ VALIDATED = v.ValidateResult(
     clips=2,
     questions=16,
     jobs=2,
+    workers="local",
     settings=(scored("off", 0.75, None), scored("pruner.keep=0.3", 0.5, _WORSE)),
+    energy=no_energy("there is no counter"),
     environment=Environment(
         "a cpu", 2, 1, None, 8_000_000_000, None, "Linux", "3.11", "2", "1", "0.1.0", load_before=0.5, load_after=1.5
     ),

@@ -64,10 +64,12 @@ def test_validate_json_is_the_summary_alone(pipeline: FakePipeline, capfd: pytes
 def test_validate_text_shows_intervals_cost_and_what_can_be_said() -> None:
     lines = result_text(VALIDATED).splitlines()
     assert lines[0] == "demo on cpu: 16 questions about 2 clips"
-    assert lines[3].split("  ")[-1] == "baseline"
+    assert lines[3].split()[-1] == "baseline"
+    assert lines[3].split()[-2] == "yes"  # on the front
     cells = [cell.strip() for cell in lines[4].split("  ") if cell]
     cost = ["100%", "28%", "12.5"]
-    assert cells == ["pruner.keep=0.3", "50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)", "0.12", *cost, "worse"]
+    right = ("50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)", "0.12")
+    assert cells == ["1", "pruner.keep=0.3", *right, *cost, "no", "worse"]
 
 
 def test_validate_text_lists_failed_clips_notes_and_the_benchmark_s_own_figure() -> None:

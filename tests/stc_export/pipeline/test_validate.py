@@ -8,14 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_html import html_report
+from stc_export.pipeline.validate_plots import draw_plots
 from stc_export.pipeline.validate_summary import score, verdict
 from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateRequest, ValidateResult
 from stc_export.spec import codec
@@ -46,10 +46,20 @@ def validated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Va
 
 
 def without_times(scores: tuple[SettingScore, ...]) -> list[SettingScore]:
-    return [replace(one, frame_mean_ms=0.0, latency_ms=VALIDATED.settings[0].latency_ms) for one in scores]
+    fixed = VALIDATED.settings[0]
+    return [
+        replace(
+            one,
+            frame_mean_ms=0.0,
+            latency_ms=fixed.latency_ms,
+            frames_per_second=0.0,
+            peak_rss_bytes=None,
+        )
+        for one in scores
+    ]
 
 
-def rows(folder: Path) -> list[dict[str, object]]:
+def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
@@ -81,13 +91,27 @@ def test_validate_has_a_sample_of_each_frame_and_question(validated: Validated) 
 def test_validate_writes_summary_and_report(validated: Validated) -> None:
     folder, result = validated
     assert codec.from_json(ValidateResult, (folder / "summary.json").read_text(encoding="utf-8")) == result
-    assert (folder / "report.html").read_text(encoding="utf-8") == html_report(result)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "plan.json",
-        "report.html",
-        "results.jsonl",
-        "summary.json",
-    ]
+    plots = {plot.name: plot.png for plot in draw_plots(result)}
+    assert set(plots) == {"accuracy-latency.png", "accuracy-computed.png", "accuracy-kept.png"}
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == plots
+    others = {path.name for path in folder.iterdir()} - set(plots)
+    assert others == {"plan.json", "report.html", "results.jsonl", "summary.json"}
+
+
+def test_validate_tells_memory_speed_and_why_there_is_no_energy(
+    validated: Validated, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder, result = validated
+    for one in result.settings:
+        clips = [row for row in rows(folder) if row["setting"] == one.name and row["kind"] == "clip"]
+        frames = [ms for row in clips for ms in row["times"]["frame"]]
+        assert one.frames_per_second == pytest.approx(1000 * len(frames) / sum(frames), rel=1e-3)
+        assert one.peak_rss_bytes == max(row["peak_rss_bytes"] for row in clips)
+        assert 2**25 < one.peak_rss_bytes < 2**31  # numpy, ONNX Runtime and a tiny model
+    out = shutil.copytree(folder, tmp_path / "out")
+    again = validate(a_request(tiny_bundle, out), Silent())
+    assert (again.energy.status, again.energy.joules, again.energy.clips) == ("not_run", None, 0)
+    assert again.settings == result.settings
 
 
 def test_validate_continues_after_a_cut_line_with_the_same_summary(
@@ -208,50 +232,6 @@ def test_verdict_says_no_more_than_the_interval(
     low: float, value: float, high: float, clips: int, expected: str
 ) -> None:
     assert verdict(Interval(value, low, high, 200), clips) == expected
-
-
-class Tags(HTMLParser):
-    """Collects tags and attributes, and checks that every tag is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attributes: list[str] = []
-        self.tags: set[str] = set()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [name for name, _ in attrs]
-        self.tags.add(tag)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_report_is_whole_and_refers_to_nothing_outside() -> None:
-    page = html_report(VALIDATED)
-    tags = Tags()
-    tags.feed(page)
-    tags.close()
-    assert tags.open == []
-    assert set(tags.attributes) <= {"lang", "charset"}
-    assert not tags.tags & {"script", "link", "img", "iframe", "object", "a"}
-    assert "://" not in page
-    assert "url(" not in page
-    assert "@import" not in page
-    for shown in ("-25.0 (-50.0 to -12.5)", "worse", "first token", "a cpu", "stc-export validate"):
-        assert shown in page
-
-
-def test_report_escapes_what_others_wrote() -> None:
-    evil = '<script src="http://x">&'
-    settings = tuple(replace(one, name=evil) for one in VALIDATED.settings)
-    environment = replace(VALIDATED.environment, cpu=evil)
-    bundle = replace(VALIDATED.bundle, model=evil)
-    page = html_report(replace(VALIDATED, settings=settings, environment=environment, bundle=bundle, command=evil))
-    assert "<script" not in page
-    assert page.count("&lt;script src=&quot;http://x&quot;&gt;&amp;") > 8
 
 
 def test_latencies_are_those_that_clips_keep() -> None:
