@@ -9,7 +9,13 @@ from stc_export.cli.options import BundleArgument, JsonFlag, PolicyOption, check
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import table
-from stc_export.pipeline.validate_table import SETTING_HEADER, UNTRAINED, setting_cells
+from stc_export.pipeline.validate_table import (
+    CONVERSION_HEADER,
+    SETTING_HEADER,
+    UNTRAINED,
+    conversion_cells,
+    setting_cells,
+)
 from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
 
 _LEGEND = (
@@ -36,6 +42,17 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="N", help="Processes at a time; one per core if not given.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="NAME", help="torch: every setting in the original model, too."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The original model, if the bundle does not say.")
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", metavar="NAME", help="Of the original model: eager, sdpa, flash_attention_2."),
+    ] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", metavar="N", help="Most settings.")] = 64,
     as_json: JsonFlag = False,
 ) -> None:
@@ -46,7 +63,10 @@ def validate(  # noqa: PLR0913 - one parameter per flag
         from stc_export.pipeline.validate import validate as validate_bundle
 
         base = read_policy(policy)
-        request = ValidateRequest(bundle, task, report, base, tuple(sweep or ()), limit, max_runs, jobs)
+        sweeps = tuple(sweep or ())
+        request = ValidateRequest(
+            bundle, task, report, base, sweeps, limit, max_runs, jobs, reference, model, attention
+        )
         result = validate_bundle(request, make_progress())
     emit(result, result_text(result), as_json=as_json)
 
@@ -56,4 +76,13 @@ def result_text(result: ValidateResult) -> str:
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = [setting_cells(row) for row in result.settings]
     trained = "" if result.bundle.trained else f"\n\n{UNTRAINED}"
-    return f"{title}\n\n{table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6))}\n\n{_LEGEND}{trained}"
+    settings = table(SETTING_HEADER, rows, right=(1, 2, 3, 4, 5, 6))
+    return f"{title}\n\n{settings}\n\n{_LEGEND}{_conversion_text(result)}{trained}"
+
+
+def _conversion_text(result: ValidateResult) -> str:
+    if result.original is None:
+        return ""
+    rows = [conversion_cells(row) for row in result.conversions]
+    told = f"the bundle against {result.original.model} in transformers, same policy:"
+    return f"\n\n{told}\n\n{table(CONVERSION_HEADER, rows, right=(1, 2, 3))}"

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from stc_engines.detect import count_cores, read_cpu_model
-from stc_engines.opening import open_backend
 from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
 from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_summary import score
+from stc_export.pipeline.validate_original import find_original
+from stc_export.pipeline.validate_summary import compare_engines, score
 from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import MissingDependencyError, UsageError
 from stc_export.spec.files import write_file
-from stc_export.spec.manifest import Manifest
+from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.spec.progress import Progress
+from stc_export.validate.engines import ENGINES, Original
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, run_parts, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.scorers import answered
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, find_task
+from stc_export.validate.twins import baselines, twins, with_originals
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip
-from stc_runtime.model import Model
-from stc_runtime.session import StreamSession
 
 SCHEMA = "stc.validate/1"
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -43,6 +44,7 @@ class _Job:
     clips: tuple[TaskClip, ...]
     manifest: Manifest
     jobs: int
+    original: Original | None
 
 
 def validate(request: ValidateRequest, progress: Progress) -> ValidateResult:
@@ -75,20 +77,30 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
         )
     axes = [parse_axis(text) for text in request.sweep]
     task = find_task(request.task)
-    model = Model.open(request.bundle, open_backend(request.bundle, 1))
-    settings = make_settings(request.policy or model.manifest.policy, axes)
+    manifest = read_manifest(request.bundle)
+    settings = make_settings(request.policy or manifest.policy, axes)
+    found = find_original(request, manifest)
+    original = found.original if found else None
+    settings = with_originals(settings) if found else settings
     _check_count(settings, request.max_runs)
-    with progress.stage("settings", len(settings), "settings") as advance:
-        for setting in settings:
-            StreamSession(
-                model, setting.policy
-            ).close()  # what does not fit the bundle is told before hours have passed
-            advance(1)
+    _check_settings(request.bundle, original, settings, progress)
     with progress.stage("questions"):
         clips = task.read(request.limit)
-    digest = describe_bundle(request.bundle, model.manifest).manifest_sha256
+    digest = describe_bundle(request.bundle, manifest).manifest_sha256
     plan = Plan("stc.validate-plan/1", digest, task.name, len(clips), read_cpu_model(), settings)
-    return _Job(request, plan, task, clips, model.manifest, request.jobs or count_cores())
+    plan = replace(plan, original=found.plan if found else None)
+    return _Job(request, plan, task, clips, manifest, request.jobs or count_cores(), original)
+
+
+def _check_settings(bundle: Path, original: Original | None, settings: Sequence[Setting], progress: Progress) -> None:
+    """Open a session for every setting, so that what does not fit is told before hours have passed."""
+    with progress.stage("settings", len(settings), "settings") as advance:
+        for engine in dict.fromkeys(setting.engine for setting in settings):
+            start = ENGINES[engine](bundle, original)
+            for setting in settings:
+                if setting.engine == engine:
+                    start(setting.policy).close()
+                    advance(1)
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -108,7 +120,12 @@ def _run(job: _Job, rows: Rows, progress: Progress) -> Done:
     begun = f", {len(done)} of {total} done before" if done else ""
     progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {job.jobs} at a time{begun}")
     missing = [
-        Part(job.task, setting, tuple(clip for clip in job.clips if (setting.name, clip.name) not in done))
+        Part(
+            job.task,
+            setting,
+            tuple(clip for clip in job.clips if (setting.name, clip.name) not in done),
+            job.original,
+        )
         for setting in plan.settings
     ]
     with progress.stage("clips", total - len(done), "clips") as advance:
@@ -146,8 +163,13 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
 
 def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
     plan = job.plan
-    clips = [[done[setting.name, clip.name] for clip in job.clips] for setting in plan.settings]
-    scores = [score(setting, own, clips[0]) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
+    clips = {setting.name: [done[setting.name, clip.name] for clip in job.clips] for setting in plan.settings}
+    first = baselines(plan.settings)
+    scores = [
+        score(setting, clips[setting.name], None if setting == other else clips[other.name])
+        for setting in plan.settings
+        for other in [first[setting.engine]]
+    ]
     return ValidateResult(
         schema=SCHEMA,
         command=command_line(),
@@ -157,6 +179,10 @@ def _result(job: _Job, done: Done, load_before: float | None) -> ValidateResult:
         clips=len(job.clips),
         questions=sum(len(clip.questions) for clip in job.clips),
         jobs=job.jobs,
-        settings=(score(plan.settings[0], clips[0], None), *scores),
+        settings=tuple(scores),
         environment=read_environment(1, load_before),
+        original=plan.original,
+        conversions=tuple(
+            compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
+        ),
     )

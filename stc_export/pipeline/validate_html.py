@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
 
-from stc_export.pipeline.validate_table import GROUP_HEADER, SETTING_HEADER, UNTRAINED, group_cells, setting_cells
+from stc_export.pipeline.validate_table import (
+    CONVERSION_HEADER,
+    GROUP_HEADER,
+    SETTING_HEADER,
+    UNTRAINED,
+    conversion_cells,
+    group_cells,
+    setting_cells,
+)
 from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateResult
 
 _STYLE = (
@@ -35,6 +43,7 @@ def html_report(result: ValidateResult) -> str:
             *trained,
             _table(SETTING_HEADER, [setting_cells(row) for row in result.settings]),
             _paragraph(_METHOD),
+            *_conversions(result),
             "<h2>Groups of questions</h2>",
             _table(GROUP_HEADER, groups),
             "<h2>Latency</h2>",
@@ -45,6 +54,18 @@ def html_report(result: ValidateResult) -> str:
             "</body></html>\n",
         ]
     )
+
+
+def _conversions(result: ValidateResult) -> list[str]:
+    if result.original is None:
+        return []
+    one = result.original
+    versions = f"attention {one.attention}, PyTorch {one.torch}, transformers {one.transformers}"
+    return [
+        "<h2>Bundle against the original model</h2>",
+        _paragraph(f"{one.model} in transformers: {versions}; SHA-256 {one.sha256}."),
+        _table(CONVERSION_HEADER, [conversion_cells(row) for row in result.conversions]),
+    ]
 
 
 def _latency_cells(row: SettingScore) -> list[tuple[str, ...]]:

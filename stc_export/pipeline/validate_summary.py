@@ -7,8 +7,8 @@ from dataclasses import fields
 from itertools import chain
 
 from stc_export.pipeline.run import latency
-from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
-from stc_export.validate.statistics import accuracy, difference, mcnemar
+from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
+from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
 
 #: With fewer clips a bootstrap over clips is too narrow to show a difference.
@@ -36,7 +36,20 @@ def score(setting: Setting, clips: Sequence[ClipOutcome], baseline: Sequence[Cli
         kept=_share(work.kept_tokens, work.visual_tokens),
         frame_mean_ms=_mean([ms for clip in clips for ms in clip.times.frame]),
         latency_ms=_latencies(clips),
+        engine=setting.engine,
     )
+
+
+def compare_engines(setting: Setting, own: Sequence[ClipOutcome], original: Sequence[ClipOutcome]) -> Conversion:
+    """Return what the conversion did to the answers under one policy.
+
+    Args:
+        setting: The setting of the bundle.
+        own: Its clips.
+        original: The same clips in the original model, in the same order.
+    """
+    answers, others = _answers(own), _answers(original)
+    return Conversion(setting.name, agreement(answers, others), _compare(answers, others))
 
 
 def verdict(found: Interval, clips: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore
+from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore
 from stc_export.validate.types import Interval
 
 #: What is said of a bundle whose model was never trained.
@@ -11,6 +11,8 @@ UNTRAINED = "The weights of this model are random: answers mean nothing."
 SETTING_HEADER = ("setting", "right", "against off", "p", "computed", "kept", "ms per frame", "verdict")
 #: Columns of :func:`group_cells`.
 GROUP_HEADER = ("setting", "group", "n", "right", "against off", "p", "verdict")
+#: Columns of :func:`conversion_cells`.
+CONVERSION_HEADER = ("setting", "same answer", "bundle against torch", "p", "verdict")
 
 
 def setting_cells(row: SettingScore) -> tuple[str, ...]:
@@ -23,6 +25,11 @@ def setting_cells(row: SettingScore) -> tuple[str, ...]:
 def group_cells(row: SettingScore, group: GroupScore) -> tuple[str, ...]:
     """Return the row of a group of questions under a setting."""
     return (row.name, group.name, str(group.accuracy.n), share_text(group.accuracy), *_comparison(group.against_off))
+
+
+def conversion_cells(row: Conversion) -> tuple[str, ...]:
+    """Return the row of a setting that ran in the bundle and in the original model."""
+    return (row.name, f"{100 * row.agreement:.1f} %", *_comparison(row.against_original))
 
 
 def share_text(found: Interval) -> str:

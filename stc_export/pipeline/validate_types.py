@@ -8,7 +8,8 @@ from pathlib import Path
 from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
-from stc_export.validate.types import Interval, Work
+from stc_export.validate.folder import OriginalPlan
+from stc_export.validate.types import Engine, Interval, Work
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class ValidateRequest:
         limit: Only so many clips; ``None``: all.
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
+        reference: ``torch``: every setting runs in the original model, too; ``None``: in the bundle only.
+        model: The original model: a checkpoint directory, hub id or ``demo``; ``None``: what the bundle names.
+        attention: How the original model computes attention.
     """
 
     bundle: Path
@@ -34,14 +38,17 @@ class ValidateRequest:
     limit: int | None = None
     max_runs: int = 64
     jobs: int | None = None
+    reference: str | None = None
+    model: str | None = None
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline on the same questions.
+    """A setting against another, usually the baseline, on the same questions.
 
     Attributes:
-        difference: Accuracy minus the baseline's, with the 95 % interval of a paired bootstrap over clips.
+        difference: Accuracy minus the other's, with the 95 % interval of a paired bootstrap over clips.
         mcnemar_p: Two-sided p-value of McNemar's exact test.
         verdict: What can be said of it in words.
     """
@@ -88,6 +95,7 @@ class SettingScore:
         kept: Share of the visual tokens that reached the LLM.
         frame_mean_ms: Mean time of a frame; with full and selective frames by turns, the median says little.
         latency_ms: Percentiles over all clips.
+        engine: What ran it; its baseline ran there, too.
     """
 
     name: str
@@ -99,6 +107,22 @@ class SettingScore:
     kept: float
     frame_mean_ms: float
     latency_ms: ValidateLatencies
+    engine: Engine = "bundle"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the conversion did to the answers: the bundle against the original model under the same policy.
+
+    Attributes:
+        name: Name of the setting in the bundle.
+        agreement: Share of questions with the same answer, right or wrong.
+        against_original: The bundle's accuracy against the original model's.
+    """
+
+    name: str
+    agreement: float
+    against_original: Comparison
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,8 @@ class ValidateResult:
         jobs: Processes at a time of the last command; times of stages depend on it.
         settings: All settings, the baseline first.
         environment: Where the last command ran.
+        original: The original model; ``None`` when only the bundle ran.
+        conversions: Each setting of the bundle against the same policy in the original model.
     """
 
     schema: str
@@ -128,3 +154,5 @@ class ValidateResult:
     jobs: int
     settings: tuple[SettingScore, ...]
     environment: Environment
+    original: OriginalPlan | None = None
+    conversions: tuple[Conversion, ...] = ()

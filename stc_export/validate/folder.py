@@ -21,6 +21,25 @@ _MOST_PLAN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class OriginalPlan:
+    """The original model that settings run in beside the bundle.
+
+    Attributes:
+        model: What the user calls it.
+        sha256: Digest of the digests of its config and weights.
+        attention: How attention is computed.
+        torch: Version of PyTorch.
+        transformers: Version of transformers.
+    """
+
+    model: str
+    sha256: str
+    attention: str
+    torch: str
+    transformers: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the rows of a folder have in common.
 
@@ -31,6 +50,7 @@ class Plan:
         clips: How many of its clips.
         cpu: Name of the CPU, since times of two machines do not mix.
         settings: All settings, the baseline first.
+        original: The original model; ``None`` when only the bundle runs.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -39,6 +59,7 @@ class Plan:
     clips: int
     cpu: str
     settings: tuple[Setting, ...]
+    original: OriginalPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,7 @@ def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu")
+    names = ("bundle", "task", "clips", "cpu", "original")
     told = [
         f"{name} {old} there, {new} here"
         for name in names

@@ -5,19 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from stc_engines.opening import open_backend
 from stc_export.spec.errors import ResourceError, StcError
+from stc_export.validate.engines import ENGINES, Original
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.tasks import Task
 from stc_export.validate.types import Setting, TaskClip
-from stc_runtime.session import StreamSession
 
 #: Least and most clips of a process: opening a bundle takes as long as a clip or two.
 _LEAST_CLIPS, _MOST_CLIPS = 4, 32
@@ -25,11 +24,12 @@ _LEAST_CLIPS, _MOST_CLIPS = 4, 32
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does: some clips of a task under one setting."""
+    """What one process does: some clips of a task under one setting, and the original model if that needs it."""
 
     task: Task
     setting: Setting
     clips: tuple[TaskClip, ...]
+    original: Original | None = None
 
 
 def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
@@ -125,7 +125,8 @@ def _finish(process: BaseProcess) -> None:
 
 def _work(link: Connection, bundle: Path, part: Part) -> None:
     try:
-        with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
+        start = ENGINES[part.setting.engine](bundle, part.original)
+        with closing(start(part.setting.policy)) as session:
             for clip in part.clips:
                 link.send(SettingClip(part.setting.name, part.task.watch(session, clip)))
     except BrokenPipeError:  # whoever started this one is gone

@@ -8,10 +8,10 @@ from itertools import islice
 
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.validate.demo import quiz_clip
+from stc_export.validate.session import Session
 from stc_export.validate.types import ClipOutcome, TaskClip
 from stc_export.validate.watch import watch_clip
 from stc_export.world.splits import draw_test_set
-from stc_runtime.session import StreamSession
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Task:
 
     name: str
     read: Callable[[int | None], tuple[TaskClip, ...]]
-    watch: Callable[[StreamSession, TaskClip], ClipOutcome]
+    watch: Callable[[Session, TaskClip], ClipOutcome]
 
 
 def _read_demo(limit: int | None) -> tuple[TaskClip, ...]:

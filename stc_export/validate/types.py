@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from stc_export.spec.policy import Policy
 
@@ -146,12 +146,23 @@ class ClipOutcome:
     times: StageTimes
 
 
+#: What a setting runs in: the bundle, or the original model in PyTorch.
+Engine = Literal["bundle", "torch"]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A policy that is validated, under the name that results carry."""
+    """A policy that is validated, under the name that results carry.
+
+    Attributes:
+        name: Its name.
+        policy: Its policy.
+        engine: What runs it.
+    """
 
     name: str
     policy: Policy
+    engine: Engine = "bundle"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from stc_export.spec.report import AnswerPiece, FrameReport
 from stc_export.validate.scorers import answered
+from stc_export.validate.session import Session
 from stc_export.validate.types import Answered, ClipOutcome, StageTimes, TaskClip, TaskQuestion, Work
-from stc_runtime.session import StreamSession
 
 
-def watch_clip(session: StreamSession, clip: TaskClip) -> ClipOutcome:
+def watch_clip(session: Session, clip: TaskClip) -> ClipOutcome:
     """Stream one clip from the start of a session and ask its questions.
 
     A question is asked once the next frame is later than its time. One whose time is before the first frame is asked
@@ -38,7 +38,7 @@ def watch_clip(session: StreamSession, clip: TaskClip) -> ClipOutcome:
 class _Asking:
     """The questions of one clip, asked one after the other."""
 
-    def __init__(self, session: StreamSession, clip: TaskClip) -> None:
+    def __init__(self, session: Session, clip: TaskClip) -> None:
         self._session = session
         self._clip = clip
         self.pieces: list[tuple[AnswerPiece, ...]] = []

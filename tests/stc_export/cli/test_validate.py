@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,11 @@ import pytest
 
 from stc_export.cli.main import main
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate_types import ValidateRequest
+from stc_export.pipeline.validate_types import Comparison, Conversion, ValidateRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies
+from stc_export.validate.folder import OriginalPlan
+from stc_export.validate.types import Interval
 from tests.stc_export.cli.results import VALIDATED
 
 if TYPE_CHECKING:
@@ -21,10 +24,14 @@ COMMAND = ["validate", "demo.stc", "--task", "demo", "--report", "out"]
 
 def test_validate_flags_become_the_request(pipeline: FakePipeline) -> None:
     flags = ["--policy", "paper", "--sweep", "pruner.keep=1.0,0.5", "--sweep", "cacher.interval=1,2"]
-    assert main([*COMMAND, *flags, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
+    flags += ["--limit", "3", "--jobs", "4", "--max-runs", "9"]
+    original = ["--reference", "torch", "--model", "there", "--attention", "sdpa"]
+    assert main([*COMMAND, *flags, *original]) == 0
     sweep = ("pruner.keep=1.0,0.5", "cacher.interval=1,2")
     paper = named_policies()["paper"]
-    assert pipeline.requests == [ValidateRequest(Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4)]
+    assert pipeline.requests == [
+        ValidateRequest(Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4, "torch", "there", "sdpa")
+    ]
 
 
 def test_validate_without_flags_has_the_defaults_of_the_request(pipeline: FakePipeline) -> None:
@@ -46,6 +53,15 @@ def test_validate_text_shows_intervals_cost_and_what_can_be_said() -> None:
     cells = [cell.strip() for cell in lines[4].split("  ") if cell]
     cost = ["100%", "28%", "12.5"]
     assert cells == ["pruner.keep=0.3", "50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)", "0.12", *cost, "worse"]
+
+
+def test_validate_text_shows_the_bundle_against_the_original_model() -> None:
+    conversion = Conversion("off", 0.9375, Comparison(Interval(-0.0625, -0.125, 0.0, 16), 1.0, "no difference"))
+    original = OriginalPlan("demo", "ab" * 32, "eager", "2.9", "5.0")
+    lines = result_text(replace(VALIDATED, original=original, conversions=(conversion,))).splitlines()
+    assert "the bundle against demo in transformers, same policy:" in lines
+    cells = [cell.strip() for cell in lines[-1].split("  ") if cell]
+    assert cells == ["off", "93.8 %", "-6.2 (-12.5 to +0.0)", "1", "no difference"]
 
 
 @pytest.mark.parametrize("flag", ["--limit", "--jobs", "--max-runs"])
