@@ -23,6 +23,7 @@ class AttentionForm:
         package: Python package that it needs beside torch, as it is imported; ``None``: none.
         masked: Whether a causal pass needs an explicit mask.
         gaps: Whether positions may have gaps.
+        bias: Whether something can be added to the scores.
     """
 
     name: Attention
@@ -31,6 +32,7 @@ class AttentionForm:
     package: str | None = None
     masked: bool = False
     gaps: bool = True
+    bias: bool = True
 
 
 #: Flash attention has no float32 kernel and no CPU one, and transformers takes a gap in the positions for the start of
@@ -40,7 +42,9 @@ ATTENTIONS: Mapping[str, AttentionForm] = {
     for form in (
         AttentionForm("eager", masked=True),
         AttentionForm("sdpa"),
-        AttentionForm("flash_attention_2", dtype="bfloat16", device="cuda", package="flash_attn", gaps=False),
+        AttentionForm(
+            "flash_attention_2", dtype="bfloat16", device="cuda", package="flash_attn", gaps=False, bias=False
+        ),
     )
 }
 

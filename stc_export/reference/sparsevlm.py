@@ -92,4 +92,4 @@ def merge_clusters(tokens: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
     centres = highest(to_denser * density, clusters)
     belongs = distance[centres].argmin(dim=0).index_copy_(0, centres, torch.arange(clusters, device=centres.device))
     means = [tokens[belongs == cluster].mean(dim=0) for cluster in range(clusters)]
-    return torch.stack(means), centres
+    return torch.stack(means).to(tokens.dtype), centres

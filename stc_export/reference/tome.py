@@ -44,7 +44,7 @@ class TomeEncoder:
                 "which leaves no feature cache.",
                 'Set gate.mode to "off".',
             )
-        if not model.form.gaps:
+        if not model.form.bias:
             raise UnsupportedError(
                 f"tome adds to the scores of attention, which {model.form.name} cannot.", "Choose --attention sdpa."
             )
