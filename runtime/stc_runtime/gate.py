@@ -50,48 +50,59 @@ def decide(policy: Policy, state: GateState, similarity: NDArray[np.float32]) ->
     Args:
         policy: Settings of the stream; ``gate`` and ``cacher`` are read.
         state: State after the previous frame.
-        similarity: Cosine of each token with the reference, float32 [T]. A NaN counts as changed.
+        similarity: Cosine of each token with the reference, float32 [T]: a square grid in raster order. A NaN counts as
+            changed.
 
     Returns:
         The decision, and the state to hand in with the next frame. Among equal similarities the token with the lower
         index is recomputed first.
     """
-    tokens = similarity.size
     recomputed = _recomputed(policy, state, similarity)
     if recomputed is None:
-        decision = Decision("full", np.arange(tokens, dtype=np.int64))
+        decision = Decision("full", np.arange(similarity.size, dtype=np.int64))
         return decision, GateState(frames_since_full=0, has_reference=True, frames=state.frames + 1)
-    decision = Decision("selective" if recomputed else "skip", _lowest(similarity, recomputed))
+    decision = Decision("selective" if recomputed.size else "skip", recomputed)
     return decision, GateState(state.frames_since_full + 1, state.has_reference, state.frames + 1)
 
 
-def _recomputed(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> int | None:
-    """Return R, or ``None`` for a full frame."""
+def _recomputed(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Return the tokens to recompute, or ``None`` for a full frame."""
     # Without a reference there is nothing to reuse, whatever the policy says.
     if policy.gate.mode == "off" or not state.has_reference:
         return None
     if policy.gate.mode == "paper":
-        tokens = similarity.size
         if state.frames % policy.cacher.interval == 0:
             return None
-        return kept_tokens(tokens, policy.cacher.update_ratio)
+        return _lowest(similarity, kept_tokens(similarity.size, policy.cacher.update_ratio))
     return _recomputed_adaptive(policy.gate, state, similarity)
 
 
-def _recomputed_adaptive(gate: GatePolicy, state: GateState, similarity: NDArray[np.float32]) -> int | None:
-    if state.frames_since_full + 1 >= gate.max_interval:
-        return None
+def _recomputed_adaptive(
+    gate: GatePolicy, state: GateState, similarity: NDArray[np.float32]
+) -> NDArray[np.int64] | None:
     tokens = similarity.size
-    changed = tokens - int(np.count_nonzero(similarity >= gate.tau))  # this way round a NaN is a change
-    if changed / tokens > gate.cut:
+    changed = ~(similarity >= gate.tau)  # this way round a NaN is a change
+    if state.frames_since_full + 1 >= gate.max_interval or np.count_nonzero(changed) / tokens > gate.cut:
         return None
-    if changed == 0:
-        return 0
-    least = max(changed, math.ceil(gate.floor * tokens))
-    return min(math.ceil(least / gate.bucket) * gate.bucket, tokens)
+    if not changed.any():
+        return np.empty(0, np.int64)
+    needed = _with_margin(changed, gate.margin)
+    least = max(int(np.count_nonzero(needed)), math.ceil(gate.floor * tokens))
+    count = min(math.ceil(least / gate.bucket) * gate.bucket, tokens)
+    return _lowest(np.where(needed, -np.inf, similarity), count)
 
 
-def _lowest(similarity: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+def _with_margin(changed: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
+    """Return bool [T]: whether a token, or one within ``margin`` places in its grid, has changed."""
+    if margin == 0:
+        return changed
+    side = math.isqrt(changed.size)
+    padded = np.pad(changed.reshape(side, side), margin)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * margin + 1, 2 * margin + 1))
+    return windows.any(axis=(-2, -1)).ravel()
+
+
+def _lowest(similarity: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     """Return the ascending indices of the ``count`` lowest values; NaN is lowest, ties go to the lower index."""
     keys = np.where(np.isnan(similarity), -np.inf, similarity)
     order = np.argsort(keys, kind="stable")

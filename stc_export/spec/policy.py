@@ -34,7 +34,9 @@ class GatePolicy:
         mode: ``off`` encodes every frame fully. ``paper`` encodes every ``cacher.interval``-th frame fully and the
             others selectively with ``cacher.update_ratio``. ``adaptive`` counts the tokens that changed.
         tau: A token has changed when its patch embedding's cosine with the reference is below this. In (0, 1].
-        cut: A frame with a larger share of changed tokens is encoded fully: a scene cut. In [0, 1].
+        margin: A selective frame also recomputes the tokens within so many places of a changed one, in all eight
+            directions of the grid: attention carries a change to its neighbours first. At least 0.
+        cut: A frame with a larger share of changed tokens, margins apart, is encoded fully: a scene cut. In [0, 1].
         floor: A selective frame recomputes at least this share of its tokens. In [0, 1].
         max_interval: At least one of so many consecutive frames is encoded fully. At least 1.
         bucket: A selective frame recomputes a multiple of so many tokens, so that an engine sees few sizes: a CUDA
@@ -43,6 +45,7 @@ class GatePolicy:
 
     mode: GateMode = "adaptive"
     tau: float = 0.95
+    margin: int = 0
     cut: float = 0.4
     floor: float = 0.1
     max_interval: int = 8
@@ -130,6 +133,7 @@ class Policy:
         _check_share("cacher.update_ratio", self.cacher.update_ratio, low_open=True)
         _check_share("pruner.keep", self.pruner.keep, low_open=True)
         _check_share("pruner.alpha", self.pruner.alpha)
+        _check_least("gate.margin", self.gate.margin, 0)
         _check_least("gate.max_interval", self.gate.max_interval, 1)
         _check_least("gate.bucket", self.gate.bucket, 1)
         _check_least("cacher.interval", self.cacher.interval, 1)

@@ -107,6 +107,30 @@ def test_decide_adaptive_any_similarity_equals_plain_rules(
     assert state.frames_since_full == (0 if decision.mode == "full" else 1)
 
 
+@given(st.integers(1, 9), st.integers(0, 10), st.data())
+def test_decide_adaptive_margin_adds_the_places_around_a_change(side: int, margin: int, data: st.DataObject) -> None:
+    changed = data.draw(st.lists(st.booleans(), min_size=side * side, max_size=side * side).filter(any))
+    similarity = np.where(changed, 0.0, 1.0).astype(np.float32)
+    decision, _ = decide(adaptive(margin=margin, cut=1.0, floor=0.0), SEEN, similarity)
+    places = [divmod(i, side) for i in range(side * side)]
+    expected = [
+        i
+        for i, (row, column) in enumerate(places)
+        if any(c and max(abs(row - y), abs(column - x)) <= margin for c, (y, x) in zip(changed, places, strict=True))
+    ]
+    assert (decision.mode, decision.indices.tolist()) == ("selective", expected)
+
+
+def test_decide_adaptive_margin_does_not_make_a_cut_but_counts_for_the_floor() -> None:
+    similarity = np.ones(25, np.float32)
+    similarity[12] = 0.0  # in the middle: nine tokens with its margin
+    similarity[24] = 0.97
+    decision, _ = decide(adaptive(margin=1, cut=0.1, floor=0.4), SEEN, similarity)
+    assert decision.indices.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18, 24]
+    decision, _ = decide(adaptive(margin=1, cut=0.03, floor=0.4), SEEN, similarity)
+    assert decision.mode == "full"
+
+
 def test_decide_adaptive_first_frame_full_whatever_the_similarity() -> None:
     decision, state = decide(adaptive(), GateState(), np.ones(5, np.float32))
     assert decision.mode == "full"

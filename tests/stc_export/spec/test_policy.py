@@ -31,7 +31,16 @@ OPEN_SHARE = st.floats(0.0, 1.0, exclude_min=True)
 COUNT = st.integers(1, 10**6)
 POLICY = st.builds(
     Policy,
-    gate=st.builds(GatePolicy, st.sampled_from(["off", "paper", "adaptive"]), OPEN_SHARE, SHARE, SHARE, COUNT, COUNT),
+    gate=st.builds(
+        GatePolicy,
+        st.sampled_from(["off", "paper", "adaptive"]),
+        tau=OPEN_SHARE,
+        margin=st.integers(0, 10**6),
+        cut=SHARE,
+        floor=SHARE,
+        max_interval=COUNT,
+        bucket=COUNT,
+    ),
     cacher=st.builds(
         CacherPolicy,
         st.sampled_from(["gate", "per_layer", "shared"]),
@@ -50,6 +59,7 @@ OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "pruner.keep")
 LEASTS = (
     ("gate.max_interval", 1),
     ("gate.bucket", 1),
+    ("gate.margin", 0),
     ("cacher.interval", 1),
     ("pruner.history", 1),
     ("pruner.seed", 0),
@@ -136,7 +146,7 @@ def test_every_field_of_a_policy_is_covered_above() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"gate": {"tao": 0.5}}', 'gate has the unknown key "tao". Did you mean "tau"? Known: mode, tau, cut, floor,'),
+        ('{"gate": {"tao": 0.5}}', 'gate has the unknown key "tao". Did you mean "tau"? Known: mode, tau, margin,'),
         ('{"gatte": {}}', 'document has the unknown key "gatte". Did you mean "gate"? Known: gate, cacher, pruner,'),
         ('{"gate": {"tau": "high"}}', 'gate.tau is the text "high", expected a number.'),
         ('{"gate": {"max_interval": 2.5}}', "gate.max_interval is the number 2.5, expected a whole number."),
