@@ -50,7 +50,11 @@ POLICY = st.builds(
     ),
     pruner=st.builds(PrunerPolicy, st.text(), OPEN_SHARE, SHARE, COUNT, st.integers(0, 2**63 - 1)),
     memory=st.builds(
-        MemoryPolicy, st.none() | COUNT, st.integers(16, 10**6), st.sampled_from(["contiguous", "original"])
+        MemoryPolicy,
+        st.none() | COUNT,
+        st.integers(16, 10**6),
+        st.sampled_from(["contiguous", "original"]),
+        st.none() | COUNT,
     ),
 )
 #: Key, a value just outside the range, and what is said about it.
@@ -65,6 +69,7 @@ LEASTS = (
     ("pruner.seed", 0),
     ("memory.answer_tokens", 16),
     ("memory.kv_tokens", 1),
+    ("memory.frames", 1),
 )
 CHOICES = (
     ("gate.mode", "adaptiv", 'Did you mean "adaptive"? Known: off, paper, adaptive.'),
