@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,6 +105,13 @@ def siglip_checkpoint(checkpoint_root: Path) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """fp32 bundle of the tiny checkpoint."""
     return built_once(tmp_path_factory, "tiny", lambda out: BuildRequest(str(tiny_checkpoint), out=out))
+
+
+@pytest.fixture(scope="session")
+def tiny_whole_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """fp32 bundle of the tiny checkpoint with all that ``build`` writes only when asked."""
+    request = BuildRequest(str(tiny_checkpoint), metrics=("l1", "l2", "dot"), attention=True)
+    return built_once(tmp_path_factory, "tiny-whole", lambda out: replace(request, out=out))
 
 
 @pytest.fixture(scope="session")

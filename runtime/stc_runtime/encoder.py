@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry, TensorSpec
 from stc_export.spec.report import CacherMode
 from stc_runtime.backends.store import Store, Tensor
@@ -37,6 +38,8 @@ class Encoded:
         similarity: Mean cosine with the reference, 0 without one.
         change: Relative change against the reference, infinite without one.
         features: [T, C], valid until the next frame; for ``skip`` those of the frame before.
+        attention: What each token received from those that were recomputed, float32 [T]; ``None`` for ``skip``, and
+            where the graph does not give it.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the ViT.
     """
@@ -47,6 +50,7 @@ class Encoded:
     similarity: float
     change: float
     features: Tensor
+    attention: NDArray[np.float32] | None
     gate_ms: float
     vit_ms: float
 
@@ -137,12 +141,12 @@ class FrameEncoder:
             policy: Settings of the stream.
         """
         self._policy = policy
-        selection = policy.cacher.selection
-        self._gate = model.engine("cacher_gate")
-        self._vit = model.engine("vit", selection)
-        self._selection_input = SELECTION_INPUTS[selection]
+        variants = session_graphs(policy)
+        self._gate = model.engine("cacher_gate", variants["cacher_gate"])
+        self._vit = model.engine("vit", variants["vit"])
+        self._selection_input = SELECTION_INPUTS[policy.cacher.selection]
         self._resize = Resizer(model.manifest.preprocess)
-        self._cache = FeatureCache(model.manifest.graph("vit", selection), policy, model.backend)
+        self._cache = FeatureCache(model.manifest.graph("vit", variants["vit"]), policy, model.backend)
         self._similarity = np.zeros(model.manifest.dims.vision.tokens, np.float32)
         self._state = GateState()
 
@@ -161,16 +165,7 @@ class FrameEncoder:
         )
         decision, self._state = decide(self._policy, self._state, self._similarity)
         decided = time.perf_counter()
-        if decision.mode != "skip":
-            self._vit.run(
-                {
-                    "patch_embeddings": self._cache.embeddings,
-                    self._selection_input: decision.indices,
-                    **self._cache.feeds(),
-                },
-                self._cache.outputs(),
-            )
-            self._cache.keep(decision.mode, decision.indices)
+        attention = None if decision.mode == "skip" else self._recompute(decision)
         done = time.perf_counter()
         return Encoded(
             mode=decision.mode,
@@ -179,9 +174,23 @@ class FrameEncoder:
             similarity=float(gate["statistics"][0]),
             change=float(gate["statistics"][2]) if had_reference else math.inf,
             features=self._cache.features,
+            attention=attention,
             gate_ms=(decided - start) * 1e3,
             vit_ms=(done - decided) * 1e3 if decision.mode != "skip" else 0.0,
         )
+
+    def _recompute(self, decision: Decision) -> NDArray[np.float32] | None:
+        """Run the ViT, and return the attention if its graph gives it."""
+        outputs = self._vit.run(
+            {
+                "patch_embeddings": self._cache.embeddings,
+                self._selection_input: decision.indices,
+                **self._cache.feeds(),
+            },
+            self._cache.outputs(),
+        )
+        self._cache.keep(decision.mode, decision.indices)
+        return outputs.get("attention")
 
     def _named(self, decision: Decision) -> tuple[int, ...]:
         # Selections inside the graph read only how many indices there are.

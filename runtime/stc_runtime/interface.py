@@ -15,6 +15,7 @@ from stc_export.spec.interface import (
     llm_interface,
     pruner_interface,
     vit_interface,
+    vit_selection,
 )
 from stc_export.spec.manifest import DType, GraphEntry, Manifest, Piece, TensorSpec
 from stc_export.spec.memory import kv_slots
@@ -29,7 +30,9 @@ def check_interface(manifest: Manifest, source: str) -> None:
     Raises:
         BundleError: Two parts contradict each other.
     """
-    problem = _sizes_problem(manifest) or _graph_problem(manifest) or _table_problem(manifest)
+    problem = (
+        _sizes_problem(manifest) or _graph_problem(manifest) or _attention_problem(manifest) or _table_problem(manifest)
+    )
     if problem:
         raise BundleError(f'The manifest of "{source}" contradicts itself: {problem}.', "Build the bundle again.")
 
@@ -83,6 +86,17 @@ def _graph_problem(manifest: Manifest) -> str | None:
     return None
 
 
+def _attention_problem(manifest: Manifest) -> str | None:
+    """A method that ranks by attention works with each selection."""
+    takes = [graph.file for graph in manifest.graphs if any(spec.name == "attention" for spec in graph.inputs)]
+    lacking = [graph.file for graph in manifest.graphs if graph.role == "vit" and not _gives_attention(graph)]
+    return f'"{takes[0]}" takes attention, which "{lacking[0]}" does not give' if takes and lacking else None
+
+
+def _gives_attention(graph: GraphEntry) -> bool:
+    return any(spec.name == "attention" for spec in graph.outputs)
+
+
 def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     dims, dtype = manifest.dims, _DTYPES[manifest.precision]
     if graph.role == "cacher_gate":
@@ -90,12 +104,12 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     if graph.role == "llm":
         return llm_interface(dims.text, dtype, manifest.flavour, _slots(manifest))
     if graph.role == "vit":
-        selection = next((name for name in SELECTIONS if name == graph.variant), SELECTIONS[0])
-        return vit_interface(dims.vision, dtype, selection)
+        selection = vit_selection(graph.variant) or SELECTIONS[0]
+        return vit_interface(dims.vision, dtype, selection, attention=_gives_attention(graph))
     entry = manifest.pruner(graph.variant)
     takes = {spec.name for spec in graph.inputs}
     history = () if entry.history == "none" else ("history", "history_weights")
-    inputs = (*history, *(name for name in ("alpha", "noise", "carrier") if name in takes))
+    inputs = (*history, *(name for name in ("alpha", "noise", "attention", "carrier") if name in takes))
     return pruner_interface(dims, dtype, entry.history_width if history else 0, inputs)
 
 

@@ -31,6 +31,7 @@ class FramePruner:
         self._engine = model.engine("pruner", method)
         self._history = PrunerHistory(model.manifest.pruner(method), policy.pruner.history)
         declared = {spec.name for spec in graph.inputs}
+        self._takes_attention = "attention" in declared
         total = model.manifest.dims.vision.visual_tokens
         self._seed = policy.pruner.seed
         self._noise = np.zeros(total if "noise" in declared else 0, np.float32)
@@ -47,9 +48,18 @@ class FramePruner:
         """Bytes of the history."""
         return self._history.nbytes
 
-    def prune(self, features: Tensor) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending, for features [T, C]."""
+    def prune(
+        self, features: Tensor, attention: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending.
+
+        Args:
+            features: [T, C].
+            attention: What each token received, float32 [T], for a method that ranks by it.
+        """
         feeds = {"features": features, **self._history.inputs(), **self._fixed}
+        if self._takes_attention and attention is not None:
+            feeds["attention"] = attention
         if self._noise.size:
             feeds["noise"] = self._draws.random(out=self._noise, dtype=np.float32)
         outputs = self._engine.run(feeds, {})

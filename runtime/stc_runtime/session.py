@@ -216,7 +216,7 @@ class StreamSession:
         # A skipped frame shows what the one before it showed: its tokens are in the LLM's memory already.
         if encoded.mode != "skip":
             start = time.perf_counter()
-            tokens, indices = self._pruner.prune(encoded.features)
+            tokens, indices = self._pruner.prune(encoded.features, encoded.attention)
             pruned = time.perf_counter()
             evicted = self._memory.add_frame(tokens, indices)
             pruner_ms, prefill_ms = (pruned - start) * 1e3, (time.perf_counter() - pruned) * 1e3

@@ -119,6 +119,7 @@ def _vit(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     features = embeddings.copy()
     features[tokens] = rows
     yield "features", features
+    yield "attention", rows.mean(axis=0)[np.arange(len(embeddings)) % rows.shape[1]]
     for name in (spec.name for spec in graph.inputs if spec.name.endswith("_in")):
         state = feeds[name].copy()
         if state.ndim == 2:

@@ -15,9 +15,9 @@ from stc_export.cli.seal import seal_text
 from stc_export.cli.targets import BOUND_NOTE
 from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
-from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.manifest import Precision
-from stc_export.spec.policy import Policy
+from stc_export.spec.policy import METRIC_NAMES, Metric, Policy
 
 EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
 
@@ -34,6 +34,12 @@ def build(  # noqa: PLR0913 - one parameter per flag
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
     ] = None,
     policy: PolicyOption = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="A,B", help="Graphs for more metrics than cosine: l1, l2, dot.")
+    ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Let vit give its attention, for the pruning method visionzip.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: JsonFlag = False,
@@ -51,6 +57,8 @@ def build(  # noqa: PLR0913 - one parameter per flag
             policy=read_policy(policy) or Policy(),
             overwrite=overwrite,
             flavour=flavour,
+            metrics=_metrics(metrics),
+            attention=attention,
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal
@@ -64,6 +72,14 @@ def _precision(name: str | None) -> str | None:
     if name is None or name in known:
         return name
     raise UnsupportedError(f'This version cannot build with precision "{name}".', nearest(name, known))
+
+
+def _metrics(text: str | None) -> tuple[Metric, ...]:
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in METRIC_NAMES:
+            raise UsageError(f'--metrics has the metric "{name}".', nearest(name, METRIC_NAMES))
+    return tuple(metric for metric in METRIC_NAMES if metric in names)
 
 
 def plan_text(plan: BuildPlan) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import DType, Flavour, PrunerEntry, Role, TensorSpec
+from stc_export.spec.policy import Metric
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,15 @@ class GraphForm:
         flavour: Operators that they are made of.
         dtype: Type of activations and large weights.
         slots: Slots of the KV memory, for graphs of which their number is a part.
+        metrics: Metrics that there are graphs for; ``cosine`` is one of them.
+        attention: Whether ``vit`` gives the attention that tokens received, and there are the methods that use it.
     """
 
     flavour: Flavour
     dtype: DType
     slots: int
+    metrics: tuple[Metric, ...] = ("cosine",)
+    attention: bool = False
 
 
 @dataclass(frozen=True)

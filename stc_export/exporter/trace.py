@@ -144,7 +144,9 @@ def _name_dimensions(model: ir.Model, graph: GraphDef) -> None:
 def _simplify(model: ir.Model) -> None:
     from onnxscript import optimizer
 
-    optimizer.fold_constants(model, input_size_limit=64, output_size_limit=_MOST_INLINE)
+    optimizer.fold_constants(
+        model, input_size_limit=64, output_size_limit=_MOST_INLINE, should_fold=_refuse_without_data
+    )
     for one in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -152,6 +154,11 @@ def _simplify(model: ir.Model) -> None:
         passes.RemoveUnusedOpsetsPass(),
     ):
         one(model)
+
+
+def _refuse_without_data(node: ir.Node) -> bool | None:
+    """Say no to what a graph computes of a parameter alone; the optimizer decides the rest."""
+    return False if any(value is not None and _on_meta(value) for value in node.inputs) else None
 
 
 def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
@@ -175,8 +182,12 @@ def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tupl
 def _is_weight(value: ir.Value) -> bool:
     """Tell a parameter, which has no data, or a table too large to stand in the graph, from a small constant."""
     tensor = value.const_value
-    data = getattr(tensor, "raw", None)
-    return tensor is None or tensor.size > _MOST_INLINE or (isinstance(data, torch.Tensor) and data.is_meta)
+    return tensor is None or tensor.size > _MOST_INLINE or _on_meta(value)
+
+
+def _on_meta(value: ir.Value) -> bool:
+    data = getattr(value.const_value, "raw", None)
+    return isinstance(data, torch.Tensor) and data.is_meta
 
 
 def _check_interface(model: ir.Model, graph: GraphDef) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stc_export.pipeline.bench_series import Measured, Series, Step, compare, compare_interval, interleaved, timed_ms
 from stc_export.pipeline.bench_video import Scene
 from stc_export.pipeline.operations import frame_macs, llm_macs, vit_macs
+from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, Manifest
 from stc_export.spec.policy import SELECTIONS, GatePolicy, Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
@@ -80,12 +81,13 @@ class VitPasses:
     """
 
     def __init__(self, model: Model, policy: Policy, selection: Selection, frames: Sequence[NDArray[np.uint8]]) -> None:
-        graph = model.manifest.graph("vit", selection)
         chosen = replace(policy, cacher=replace(policy.cacher, selection=selection))
-        self._engine = model.engine("vit", selection)
+        variants = session_graphs(chosen)
+        graph = model.manifest.graph("vit", variants["vit"])
+        self._engine = model.engine("vit", variants["vit"])
         self._input = SELECTION_INPUTS[selection]
         self._cache = FeatureCache(graph, chosen, model.backend)
-        gate, resize = model.engine("cacher_gate"), Resizer(model.manifest.preprocess)
+        gate, resize = model.engine("cacher_gate", variants["cacher_gate"]), Resizer(model.manifest.preprocess)
         first = {"frame": resize(frames[0]), "reference": self._cache.reference}
         gate.run(first, {"patch_embeddings": self._cache.embeddings})
         everything = np.arange(model.manifest.dims.vision.tokens, dtype=np.int64)

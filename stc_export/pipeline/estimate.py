@@ -36,7 +36,7 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, *
     """
     stored = stored_files(split)
     session = session_graphs(policy)
-    weights = sum(_graph_weights(g, stored) for g in split.graphs if (g.role, g.variant) in session)
+    weights = sum(_graph_weights(g, stored) for g in split.graphs if session[g.role] == g.variant)
     disk = sum(file_bytes(recipes) for recipes in split.weights.values())
     return session_size(Stored(disk, weights), dims, policy, dtype, in_place=in_place)
 

@@ -45,7 +45,7 @@ def fit_bundle(path: Path, target: Target) -> Fit:
 def _session_weights(manifest: Manifest) -> int:
     """Bytes of the weight files that a session with the bundle's policy opens."""
     used = session_graphs(manifest.policy)
-    paths = {path for role, variant in used for path in manifest.graph(role, variant).weights}
+    paths = {path for role, variant in used.items() for path in manifest.graph(role, variant).weights}
     return sum(entry.size_bytes for entry in manifest.files if entry.path in paths)
 
 

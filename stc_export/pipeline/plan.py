@@ -20,8 +20,10 @@ from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import PRECISION_DTYPES, Flavour, Precision, PromptSpec
+from stc_export.spec.interface import session_graphs
+from stc_export.spec.manifest import BUILD_FLAGS, PRECISION_DTYPES, Flavour, Precision, PromptSpec, build_flag
 from stc_export.spec.memory import kv_slots
+from stc_export.spec.policy import METRIC_NAMES, Policy
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
     slots = kv_slots(request.policy.memory, model.dims.text.context)
-    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots)
+    metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
+    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots, metrics, request.attention)
     split = model.split(form, preprocessing)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
     _check_policy_method(request, split)
+    _check_policy_graphs(request.policy, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
     in_place = target.backend.in_place
@@ -99,11 +103,21 @@ def _flavour(asked: str | None, target: Target) -> Flavour:
 
 def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:
     methods = [entry.method for entry in split.pruners]
-    if request.policy.pruner.method not in methods:
+    if request.policy.pruner.method not in (*methods, *BUILD_FLAGS["pruner"]):
         raise UnsupportedError(
             f'The policy asks for the pruning method "{request.policy.pruner.method}".',
             nearest(request.policy.pruner.method, methods),
         )
+
+
+def _check_policy_graphs(policy: Policy, split: SplitModel) -> None:
+    built = {(graph.role, graph.variant) for graph in split.graphs}
+    for role, variant in session_graphs(policy).items():
+        if (role, variant) not in built:
+            raise UnsupportedError(
+                f'The policy needs the {role} graph "{variant}", which is built only when asked for.',
+                f"Add {build_flag(role, variant)}.",
+            )
 
 
 def output_path(request: BuildRequest, source: Source) -> Path:

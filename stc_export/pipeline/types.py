@@ -9,7 +9,7 @@ from typing import Literal
 from stc_engines.lint.finding import Finding
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.manifest import Manifest
-from stc_export.spec.policy import Policy
+from stc_export.spec.policy import Metric, Policy
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class BuildRequest:
         policy: Default policy of the bundle.
         overwrite: Replace an existing bundle once the new one is complete.
         flavour: ``base`` or ``modern``; ``None``: the target's.
+        metrics: Metrics that the bundle has graphs for, besides ``cosine``.
+        attention: Whether it has the attention that tokens received, and the pruning methods that use it.
     """
 
     model: str
@@ -33,6 +35,8 @@ class BuildRequest:
     policy: Policy = field(default_factory=Policy)
     overwrite: bool = False
     flavour: str | None = None
+    metrics: tuple[Metric, ...] = ()
+    attention: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from stc_export.pruners.stc_gaussian import StcGaussian, selected_channels
 from stc_export.pruners.stride import Stride
 from stc_export.pruners.vcast import VCast
 from stc_export.pruners.vidcom2 import VidCom2
+from stc_export.pruners.visionzip import VisionZip
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import HistoryKind
 
-PrunerInput = Literal["history", "history_weights", "alpha", "noise", "carrier"]
+PrunerInput = Literal["history", "history_weights", "alpha", "noise", "attention", "carrier"]
 PrunerOutput = Literal["visual_tokens", "kept_indices", "history_entry"]
 
 
@@ -39,7 +40,8 @@ class PrunerMethod:
         history: What the host keeps: see :class:`stc_export.spec.manifest.PrunerEntry`.
         history_width: E, elements of one history entry, for a model; 0 without history.
         inputs: Graph inputs in the order of ``forward`` after ``tokens``: ``history`` float32 [W, E],
-            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K].
+            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K], and
+            ``attention`` float32 [T], which the family pools like the tokens: the module gets it as [M].
         outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
     """
 
@@ -119,13 +121,27 @@ PRUNERS: tuple[PrunerMethod, ...] = (
 )
 
 
+#: Methods that need the attention of the ViT: there are graphs of them in bundles that were built with it.
+ATTENTION_PRUNERS: tuple[PrunerMethod, ...] = (
+    PrunerMethod(
+        name="visionzip",
+        factory=lambda _dims: VisionZip(),
+        history="none",
+        history_width=lambda _dims: 0,
+        inputs=("attention", "carrier"),
+        outputs=("visual_tokens", "kept_indices"),
+    ),
+)
+
+
 def pruner_method(name: str) -> PrunerMethod:
     """Return a pruning method by name.
 
     Raises:
         UnsupportedError: There is no such method.
     """
-    for method in PRUNERS:
+    methods = (*PRUNERS, *ATTENTION_PRUNERS)
+    for method in methods:
         if method.name == name:
             return method
-    raise UnsupportedError(f'There is no pruning method "{name}".', nearest(name, [m.name for m in PRUNERS]))
+    raise UnsupportedError(f'There is no pruning method "{name}".', nearest(name, [m.name for m in methods]))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.manifest import SELECTION_INPUTS, DType, Flavour, GraphEntry, Role, TensorSpec
-from stc_export.spec.policy import Policy, Selection
+from stc_export.spec.policy import Metric, Policy, Selection
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,31 @@ VIT_STATE: Mapping[Selection, tuple[StateTensor, ...]] = {
 }
 
 
-def session_graphs(policy: Policy) -> tuple[tuple[Role, str], ...]:
-    """Return role and variant of the graphs that a session with a policy opens."""
-    return (
-        ("cacher_gate", "default"),
-        ("vit", policy.cacher.selection),
-        ("pruner", policy.pruner.method),
-        ("llm", "default"),
-    )
+#: The graph that ranks tokens, and so has a variant for each metric.
+_RANKING_ROLE: Mapping[Selection, Role] = {"gate": "cacher_gate", "per_layer": "vit", "shared": "vit"}
+
+
+def session_graphs(policy: Policy) -> Mapping[Role, str]:
+    """Return the variant of each graph that a session with a policy opens."""
+    selection = policy.cacher.selection
+    plain: dict[Role, str] = {
+        "cacher_gate": "default",
+        "vit": selection,
+        "pruner": policy.pruner.method,
+        "llm": "default",
+    }
+    ranking = _RANKING_ROLE[selection]
+    return {**plain, ranking: metric_variant(plain[ranking], policy.cacher.metric)}
+
+
+def metric_variant(variant: str, metric: Metric) -> str:
+    """Return the name of a graph's variant with a metric: ``per_layer`` with ``l2`` is ``per_layer.l2``."""
+    return ".".join(part for part in (variant, metric) if part not in ("default", "cosine")) or "default"
+
+
+def vit_selection(variant: str) -> Selection | None:
+    """Return the selection of a variant of ``vit``; ``None`` if it has none."""
+    return next((selection for selection in VIT_STATE if selection == variant.partition(".")[0]), None)
 
 
 def gate_interface(vision: VisionDims, dtype: DType) -> Interface:
@@ -89,16 +106,17 @@ def vit_state(vision: VisionDims, dtype: DType, selection: Selection, suffix: st
     return tuple(specs)
 
 
-def vit_interface(vision: VisionDims, dtype: DType, selection: Selection) -> Interface:
-    """Return the interface of ``vit`` with a selection."""
+def vit_interface(vision: VisionDims, dtype: DType, selection: Selection, *, attention: bool = False) -> Interface:
+    """Return the interface of ``vit`` with a selection; ``attention``: whether it gives what each token received."""
     patches = (vision.tokens, vision.width)
+    received = (TensorSpec("attention", "float32", (vision.tokens,)),) if attention else ()
     return Interface(
         (
             TensorSpec("patch_embeddings", dtype, patches),
             TensorSpec(SELECTION_INPUTS[selection], "int64", ("R",)),
             *vit_state(vision, dtype, selection, "in"),
         ),
-        (TensorSpec("features", dtype, patches), *vit_state(vision, dtype, selection, "out")),
+        (TensorSpec("features", dtype, patches), *received, *vit_state(vision, dtype, selection, "out")),
     )
 
 
@@ -110,7 +128,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         dtype: Type of features and visual tokens.
         history_width: E, elements of a history entry; 0 without history.
         inputs: What the method takes beside the features, of ``history``, ``history_weights``, ``alpha``,
-            ``noise`` and ``carrier``. Without a carrier it keeps all M tokens.
+            ``noise``, ``attention`` and ``carrier``. Without a carrier it keeps all M tokens.
     """
     vision, width = dims.vision, dims.text.width
     kept: int | str = "K" if "carrier" in inputs else vision.visual_tokens
@@ -119,6 +137,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         "history_weights": TensorSpec("history_weights", "float32", ("W",)),
         "alpha": TensorSpec("alpha", "float32", (1,)),
         "noise": TensorSpec("noise", "float32", (vision.visual_tokens,)),
+        "attention": TensorSpec("attention", "float32", (vision.tokens,)),
         "carrier": TensorSpec("carrier", "int64", ("K",)),
     }
     entry = (TensorSpec("history_entry", "float32", (history_width,)),) if history_width else ()

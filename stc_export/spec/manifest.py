@@ -40,6 +40,15 @@ _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 #: Selections and the name of the ``vit`` input [R] that carries them: token indices, or only a length.
 SELECTION_INPUTS: dict[str, str] = {"gate": "indices", "per_layer": "carrier", "shared": "carrier"}
 
+_METRIC_FLAGS = {"l1": "--metrics l1", "l2": "--metrics l2", "dot": "--metrics dot"}
+#: What ``build`` writes only when it is asked to: role, last part of the variant, and the flag.
+BUILD_FLAGS: dict[Role, dict[str, str]] = {
+    "cacher_gate": _METRIC_FLAGS,
+    "vit": _METRIC_FLAGS,
+    "pruner": {"visionzip": "--attention"},
+    "llm": {},
+}
+
 #: Type of activations and large weights in a precision.
 PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"}
 
@@ -75,7 +84,8 @@ class GraphEntry:
 
     Attributes:
         role: What it does.
-        variant: Which form of the role: a selection (``vit``), a pruning method (``pruner``), else ``default``.
+        variant: Which form of the role: a selection (``vit``), a pruning method (``pruner``), else ``default``; and
+            behind it the metric, where the graph ranks by another one than the cosine: ``l2``, ``per_layer.l2``.
         file: Path of the ONNX file.
         weights: Paths of the weight files that it refers to.
         inputs: Declared inputs in order.
@@ -267,7 +277,7 @@ class Manifest:
         variants = ", ".join(e.variant for e in self.graphs if e.role == role) or "none"
         raise BundleError(
             f'The bundle has no {role} graph "{variant}"; it has: {variants}.',
-            "Choose one of these in the policy, or rebuild.",
+            f"Choose one of these in the policy, or {_how_to_build(role, variant)}.",
         )
 
     def table(self, name: str) -> TableEntry:
@@ -294,6 +304,16 @@ class Manifest:
         raise BundleError(
             f'The bundle has no pruning method "{method}"; it has: {known}.', "Choose one of these in the policy."
         )
+
+
+def build_flag(role: Role, variant: str) -> str | None:
+    """Return the flag with which ``build`` writes a graph; ``None`` if it needs none, or there is no such graph."""
+    return BUILD_FLAGS[role].get(variant.rpartition(".")[2])
+
+
+def _how_to_build(role: Role, variant: str) -> str:
+    flag = build_flag(role, variant)
+    return f"build the bundle again with {flag}" if flag else "rebuild"
 
 
 def manifest_to_text(manifest: Manifest) -> str:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 GateMode = Literal["off", "paper", "adaptive"]
 Selection = Literal["gate", "per_layer", "shared"]
+Metric = Literal["cosine", "l1", "l2", "dot"]
 CacheUpdate = Literal["reference", "rolling"]
 Positions = Literal["contiguous", "original"]
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+METRIC_NAMES: tuple[Metric, ...] = get_args(Metric)
 _GATE_MODES: tuple[GateMode, ...] = get_args(GateMode)
 _CACHE_UPDATES: tuple[CacheUpdate, ...] = get_args(CacheUpdate)
 _POSITIONS: tuple[Positions, ...] = get_args(Positions)
@@ -63,12 +65,16 @@ class CacherPolicy:
             overwrite theirs.
         interval: For gate mode ``paper``: one of so many frames is full (N of the paper). At least 1.
         update_ratio: For gate mode ``paper``: R / T of selective frames. In (0, 1].
+        metric: How the selection compares a token with what is cached of it, and recomputes the R lowest: ``cosine``,
+            ``dot``, or the negative distance ``l1`` or ``l2``. All but ``cosine`` need graphs that ``build --metrics``
+            adds, and another gate mode than ``adaptive``, whose ``tau`` is a cosine.
     """
 
     selection: Selection = "gate"
     update: CacheUpdate = "rolling"
     interval: int = 4
     update_ratio: float = 0.25
+    metric: Metric = "cosine"
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Policy:
         _check_choice("gate.mode", self.gate.mode, _GATE_MODES)
         _check_choice("cacher.selection", self.cacher.selection, SELECTIONS)
         _check_choice("cacher.update", self.cacher.update, _CACHE_UPDATES)
+        _check_choice("cacher.metric", self.cacher.metric, METRIC_NAMES)
         _check_choice("memory.positions", self.memory.positions, _POSITIONS)
         _check_share("gate.tau", self.gate.tau, low_open=True)
         _check_share("gate.cut", self.gate.cut)
@@ -144,6 +151,7 @@ class Policy:
             _check_least("memory.kv_tokens", self.memory.kv_tokens, 1)
         if self.memory.frames is not None:
             _check_least("memory.frames", self.memory.frames, 1)
+        _check_metric(self.gate.mode, self.cacher.metric)
 
 
 def named_policies() -> Mapping[str, Policy]:
@@ -202,6 +210,14 @@ def policy_from_argument(argument: str, path: Path) -> Policy:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise PolicyError(f'{name} is "{value}".', nearest(str(value), choices))
+
+
+def _check_metric(mode: GateMode, metric: Metric) -> None:
+    if mode == "adaptive" and metric != "cosine":
+        raise PolicyError(
+            f'cacher.metric is "{metric}", but gate.mode "adaptive" compares the cosine with gate.tau.',
+            'Set gate.mode to "paper", or cacher.metric to "cosine".',
+        )
 
 
 def _check_share(name: str, value: float, *, low_open: bool = False) -> None:

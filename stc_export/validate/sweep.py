@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, get_type_hints
@@ -88,25 +88,28 @@ def _choices(axis: Axis) -> list[tuple[str, object]]:
 
 
 def _setting(base: Policy, keys: Sequence[str], chosen: Sequence[tuple[str, object]]) -> Setting:
-    policy = base
-    for key, (_, value) in zip(keys, chosen, strict=True):
-        policy = _with(policy, key, value)
+    policy = _with(base, {key: value for key, (_, value) in zip(keys, chosen, strict=True)})
     name = ", ".join(f"{key}={text}" for key, (text, _) in zip(keys, chosen, strict=True))
     return Setting(name or BASE, policy)
 
 
-def _with(policy: Policy, key: str, value: object) -> Policy:
-    section, _, field = key.partition(".")
-    changed: Any = {field: value}
-    part: Any = {section: replace(getattr(policy, section), **changed)}
-    return replace(policy, **part)
+def _with(policy: Policy, values: Mapping[str, object]) -> Policy:
+    """Return a policy with other values, all set at once: one may not go with what another had before."""
+    fields: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, field = key.partition(".")
+        fields.setdefault(section, {})[field] = value
+    parts: dict[str, Any] = {name: replace(getattr(policy, name), **changed) for name, changed in fields.items()}
+    return replace(policy, **parts)
 
 
 def _value(key: str, text: str) -> object:
     """Read a value as the policy's JSON would have it; the policy checks the range itself."""
     section, _, field = key.partition(".")
+    # The base policy may differ from the default: gate mode paper goes with every value of another key.
+    others: dict[str, object] = {"gate": {"mode": "paper"}}
     try:
-        policy = codec.from_plain(Policy, {section: {field: _plain(key, text)}})
+        policy = codec.from_plain(Policy, {**others, section: {field: _plain(key, text)}})
     except codec.DecodeError as error:
         raise PolicyError(f"--sweep: {error}.", "Every key and its range is in docs/policy.md.") from error
     return getattr(getattr(policy, section), field)

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-from stc_export.spec.manifest import MANIFEST_NAME, GraphEntry, Manifest, manifest_from_text
+from stc_export.spec.manifest import MANIFEST_NAME, GraphEntry, Manifest, manifest_from_text, read_manifest
 from tests.docs.pages import DOCS, blocks, code, read, table_rows
 
 PAGE = DOCS / "bundle.md"
@@ -76,6 +76,18 @@ def test_modern_graph_on_the_page_is_that_of_a_real_bundle(tiny_modern_bundle: P
     ]
     lettered = dataclasses.replace(graph, inputs=ports[0], outputs=ports[1])
     check_section("### llm, flavour modern", lettered, modern)
+
+
+def test_graphs_that_are_built_when_asked_are_on_the_page(tiny_bundle: Path, tiny_whole_bundle: Path) -> None:
+    plain, whole = read_manifest(tiny_bundle), read_manifest(tiny_whole_bundle)
+    check_section("### pruner / visionzip", whole.graph("pruner", "visionzip"), whole)
+    for graph in whole.graphs:
+        if graph.role == "vit":
+            title = graph.variant.partition(".")[0]
+            received = tuple(port for port in graph.outputs if port not in plain.graph("vit", title).outputs)
+            check_section("### vit, with attention", dataclasses.replace(graph, inputs=(), outputs=received), whole)
+        if graph.role == "cacher_gate":
+            check_section("### cacher_gate", graph, whole)
 
 
 def check_section(title: str, graph: GraphEntry, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stc_export.pruners import PRUNERS
+from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS
 from stc_export.spec import codec, policy
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.errors import PolicyError
@@ -42,7 +42,8 @@ def keys() -> dict[str, tuple[Any, object]]:
 
 def policy_with(key: str, value: object) -> policy.Policy:
     section, name = key.split(".")
-    return policy.policy_from_text(json.dumps({section: {name: value}}), "page")
+    # Gate mode paper goes with every value of another key.
+    return policy.policy_from_text(json.dumps({"gate": {"mode": "paper"}, section: {name: value}}), "page")
 
 
 def test_page_has_every_key_and_no_other() -> None:
@@ -63,7 +64,7 @@ def test_range_on_the_page_is_the_range(key: str) -> None:
         assert set(code(cell)) == set(typing.get_args(hint))
         inside, outside = typing.get_args(hint), ("other",)
     elif key == "pruner.method":
-        assert set(code(cell)) == {method.name for method in PRUNERS}
+        assert set(code(cell)) == {method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)}
         inside, outside = tuple(code(cell)), ()
     else:
         inside, outside = NUMBERS[cell]

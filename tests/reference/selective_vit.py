@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, gelu, layer_norm
+from torch.nn.functional import gelu, layer_norm
+
+from tests.reference.metrics import similarity
 
 Weights = Mapping[str, Tensor]
 
@@ -91,33 +93,34 @@ def full(encoder: Encoder, x0: Tensor) -> tuple[Tensor, tuple[LayerState, ...]]:
     return x, tuple(states)
 
 
-def least_similar(keys: Tensor, cached: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` tokens of lowest cosine over all C channels; of equal ones the lower index."""
-    return torch.argsort(cosine_similarity(keys, cached, dim=-1), stable=True)[:count]
+def least_similar(keys: Tensor, cached: Tensor, count: int, metric: str) -> Tensor:
+    """Indices of the ``count`` tokens of lowest similarity over all C channels; of equal ones the lower index."""
+    scores = torch.from_numpy(similarity(metric, keys.detach().numpy(), cached.detach().numpy()))
+    return torch.argsort(scores, stable=True)[:count]
 
 
 def per_layer(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str = "cosine"
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     """The published selective pass: each layer ranks its own keys. Also returns the indices of each layer."""
-    return _ranked(encoder, x0, cached, count, rank_each_layer=True)
+    return _ranked(encoder, x0, cached, count, metric, rank_each_layer=True)
 
 
 def shared(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str = "cosine"
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     """The same with the indices of the first layer in all layers."""
-    return _ranked(encoder, x0, cached, count, rank_each_layer=False)
+    return _ranked(encoder, x0, cached, count, metric, rank_each_layer=False)
 
 
 def _ranked(
-    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, *, rank_each_layer: bool
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, metric: str, *, rank_each_layer: bool
 ) -> tuple[Tensor, tuple[LayerState, ...], tuple[Tensor, ...]]:
     x, states, chosen = x0, [], []
     for w, old in zip(encoder.layers, cached, strict=True):
         h = norm(w, "layer_norm1", x, encoder.eps)
         k = linear(w, "self_attn.k_proj", h)  # of all tokens, for ranking and for attention
-        i = least_similar(k, old.key, count) if rank_each_layer or not chosen else chosen[0]
+        i = least_similar(k, old.key, count, metric) if rank_each_layer or not chosen else chosen[0]
         v = mix(old.value, linear(w, "self_attn.v_proj", h[i]), i)
         a = mix(old.attention, attention(w, linear(w, "self_attn.q_proj", h[i]), k, v, encoder.heads), i)
         x = x + a
@@ -149,3 +152,36 @@ def gate_state(states: Sequence[LayerState]) -> GateState:
     """State of selection ``gate`` from that of a full pass: X_L - X_0 is the sum of all attention and MLP outputs."""
     delta = torch.stack([s.attention + s.mlp for s in states]).sum(dim=0)
     return GateState(tuple(s.key for s in states), tuple(s.value for s in states), delta)
+
+
+def received(encoder: Encoder, q: Tensor, k: Tensor) -> Tensor:
+    """[T]: the mean over heads and rows of softmax(q k^T / sqrt(d)); q [R, C], k [T, C]."""
+    pairs = zip(q.chunk(encoder.heads, -1), k.chunk(encoder.heads, -1), strict=True)
+    return torch.stack([torch.softmax(qh @ kh.T / qh.shape[-1] ** 0.5, dim=-1).mean(0) for qh, kh in pairs]).mean(0)
+
+
+def last_keys(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys of the last layer for what goes into it."""
+    h = norm(encoder.layers[-1], "layer_norm1", x, encoder.eps)
+    q, k = (linear(encoder.layers[-1], f"self_attn.{p}_proj", h) for p in "qk")
+    return q, k
+
+
+def gate_attention(encoder: Encoder, x0: Tensor, cached: GateState, indices: Tensor) -> Tensor:
+    """What each token receives in the last layer of a pass with given indices: from those R tokens only."""
+    before = Encoder(encoder.layers[:-1], encoder.heads, encoder.eps)
+    # Rows that are not selected are not used, so the delta, which is that of all layers, does not matter.
+    x, _ = gate(before, x0, GateState(cached.keys[:-1], cached.values[:-1], cached.delta), indices)
+    q, k = last_keys(encoder, x[indices])
+    return received(encoder, q, mix(cached.keys[-1], k, indices))
+
+
+def ranked_attention(
+    encoder: Encoder, x0: Tensor, cached: Sequence[LayerState], count: int, *, rank_each_layer: bool
+) -> Tensor:
+    """The same for a pass that ranks: from the R tokens that the last layer recomputes, over the keys of this frame."""
+    before = Encoder(encoder.layers[:-1], encoder.heads, encoder.eps)
+    x, _, chosen = _ranked(before, x0, cached[:-1], count, "cosine", rank_each_layer=rank_each_layer)
+    q, k = last_keys(encoder, x)
+    indices = least_similar(k, cached[-1].key, count, "cosine") if rank_each_layer else chosen[0]
+    return received(encoder, q[indices], k)

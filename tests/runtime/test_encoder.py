@@ -12,7 +12,14 @@ import pytest
 import torch
 
 from stc_export.spec.errors import BundleError
-from stc_export.spec.policy import CacherPolicy, GatePolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
+from stc_export.spec.policy import (
+    CacherPolicy,
+    GatePolicy,
+    MemoryPolicy,
+    Policy,
+    PrunerPolicy,
+    named_policies,
+)
 from stc_runtime import Bundle, FrameReport, Model, StreamSession
 from stc_runtime.testing import FakeBackend
 from stc_runtime.video import read_frames
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stc_export.spec.policy import CacheUpdate, Selection
+    from stc_export.spec.policy import CacheUpdate, Metric, Selection
     from tests.reference.eager_stream import Reference
     from tests.runtime.conftest import Pair
 
@@ -33,8 +40,8 @@ SELECTIONS = ["gate", "per_layer", "shared"]
 UPDATES = ["rolling", "reference"]
 
 
-def paper(selection: Selection, update: CacheUpdate, interval: int, ratio: float) -> Policy:
-    cacher = CacherPolicy(selection, update, interval, ratio)
+def paper(selection: Selection, update: CacheUpdate, interval: int, ratio: float, metric: Metric = "cosine") -> Policy:
+    cacher = CacherPolicy(selection, update, interval, ratio, metric)
     return Policy(GatePolicy(mode="paper"), cacher, ALL_TOKENS, MemoryPolicy(kv_tokens=500))
 
 
@@ -163,8 +170,11 @@ def noisy_scene(count: int) -> list[NDArray[np.uint8]]:
 class PlainCacher:
     """The cacher of a stream in torch: one full frame, then selective ones."""
 
-    def __init__(self, reference: Reference, selection: Selection, update: CacheUpdate) -> None:
+    def __init__(
+        self, reference: Reference, selection: Selection, update: CacheUpdate, metric: Metric = "cosine"
+    ) -> None:
         self.model, self.selection, self.rolling = reference.model.model, selection, update == "rolling"
+        self.metric = metric
         self.pixels = reference.pixels
         vision = reference.config.vision_config
         layers = [dict(layer.named_parameters()) for layer in self.model.vision_tower.encoder.layers]
@@ -181,14 +191,13 @@ class PlainCacher:
             self.state = selective_vit.gate_state(state) if self.selection == "gate" else state
             self.patches = patches
         elif self.selection == "gate":
-            similarity = torch.cosine_similarity(patches, self.patches, dim=-1)
-            chosen = torch.argsort(similarity)[:recomputed]
+            chosen = selective_vit.least_similar(patches, self.patches, recomputed, self.metric)
             features, mixed = selective_vit.gate(self.encoder, x0, self.state, chosen)
             if self.rolling:
                 self.state, self.patches = mixed, selective_vit.mix(self.patches, patches[chosen], chosen)
         else:
             step = getattr(selective_vit, self.selection)
-            features, mixed, _ = step(self.encoder, x0, self.state, recomputed)
+            features, mixed, _ = step(self.encoder, x0, self.state, recomputed, self.metric)
             self.state = mixed if self.rolling else self.state
         return self.model.apply_pooling(self.model.multi_modal_projector(features[None]))[0].numpy()
 
@@ -205,6 +214,47 @@ def test_selective_frames_of_a_stream_equal_the_plain_cacher(
     for number, (frame, (_, tokens)) in enumerate(zip(frames, found, strict=True)):
         expected = plain.visual_tokens(frame, 7 if number % 6 else None)
         np.testing.assert_allclose(tokens, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "dot"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_selective_frames_with_another_metric_equal_the_plain_cacher(
+    tiny_pair: Pair, tiny_whole_bundle: Path, selection: Selection, metric: Metric
+) -> None:
+    frames = noisy_scene(8)
+    found = pushed(tiny_whole_bundle, paper(selection, "rolling", 4, 0.3, metric), frames)
+    plain = PlainCacher(tiny_pair.reference, selection, "rolling", metric)
+    for number, (frame, (_, tokens)) in enumerate(zip(frames, found, strict=True)):
+        expected = plain.visual_tokens(frame, 7 if number % 4 else None)
+        np.testing.assert_allclose(tokens, expected, rtol=0, atol=1e-4)
+
+
+def test_frames_of_a_stream_differ_with_the_metric(tiny_whole_bundle: Path) -> None:
+    """The metric reaches the graphs: the same frames recompute other tokens. (L1 and L2 choose the same ones here.)"""
+    frames, chosen = noisy_scene(4), {}
+    metrics: tuple[Metric, ...] = ("cosine", "l2", "dot")
+    for metric in metrics:
+        with StreamSession.open(tiny_whole_bundle, paper("gate", "rolling", 4, 0.3, metric)) as session:
+            reports = [session.push(frame, float(second)) for second, frame in enumerate(frames)]
+        chosen[metric] = tuple(report.recomputed_indices for report in reports)
+        assert reports[1].similarity <= 1  # the mean cosine, whatever the metric
+    assert len(set(chosen.values())) == len(metrics)
+
+
+@pytest.mark.parametrize(
+    ("selection", "told"),
+    [
+        ("gate", 'The bundle has no cacher_gate graph "l2"; it has: default.'),
+        ("shared", 'The bundle has no vit graph "shared.l2"; it has: gate, per_layer, shared.'),
+    ],
+)
+def test_metric_that_the_bundle_lacks_raises_and_says_how_to_build_it(
+    tiny_bundle: Path, selection: Selection, told: str
+) -> None:
+    with pytest.raises(BundleError) as caught:
+        StreamSession.open(tiny_bundle, paper(selection, "rolling", 4, 0.3, "l2"))
+    assert caught.value.problem == told
+    assert caught.value.fix == "Choose one of these in the policy, or build the bundle again with --metrics l2."
 
 
 def test_selection_that_the_bundle_lacks_raises_and_names_those_it_has(tiny_bundle: Path) -> None:

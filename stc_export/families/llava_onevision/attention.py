@@ -26,6 +26,23 @@ def vision_steps(query: Any, keys: Any, values: Any) -> Any:
     return torch.matmul(torch.softmax(scores, dim=-1), values)
 
 
+def received(query: Any, keys: Any) -> Any:
+    """Attention that tokens of the ViT receive: the mean of its weights over heads and queries.
+
+    The operations are those of :func:`vision_steps`, where the exporter finds them again and computes them once. One
+    ``Attention`` does not give its weights, so beside that they are computed for this alone.
+
+    Args:
+        query: [heads, R, head_dim].
+        keys: [heads, T, head_dim].
+
+    Returns:
+        float32 [T]; the sum is 1.
+    """
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, keys.transpose(1, 2))
+    return torch.softmax(scores, dim=-1).float().mean((0, 1))
+
+
 def vision(query: Any, keys: Any, values: Any) -> Any:
     """Attention of the ViT as one ``Attention``; shapes as in :func:`vision_steps`."""
     scale = query.shape[-1] ** -0.5

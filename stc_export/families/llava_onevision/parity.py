@@ -7,7 +7,7 @@ compared with the traced PyTorch module in float32.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,22 +23,20 @@ from stc_export.families.llava_onevision.cache_cases import CACHE_CASES, Step
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.families.llava_onevision.split import split_model
-from stc_export.pruners import PRUNERS
-from stc_export.spec.manifest import SELECTION_INPUTS
+from stc_export.spec.manifest import Role
 
 Frame = NDArray[np.uint8]
 
+#: Input that says which tokens, or how many -> one of so many tokens is recomputed.
+_SHARES: Mapping[str, int] = {"indices": 4, "carrier": 16}
+
 
 def parity_cases(config: LlavaConfig, inputs: ParityInputs) -> Iterator[ParityCase]:
-    """Yield cases for every graph: gate, each selection full and selective, each pruner twice, prefill and decode."""
+    """Yield cases for every graph: gate twice, vit full and selective, each pruner twice, prefill and decode."""
     checker = _Checker(config, inputs)
     with torch.no_grad():
-        yield from checker.gate()
-        for selection in SELECTION_INPUTS:
-            yield from checker.vit(selection)
-        for method in PRUNERS:
-            yield from checker.pruner(method.name)
-        yield from checker.llm()
+        for graph in checker.graphs:
+            yield from _CASES[graph.role](checker, graph)
 
 
 class _Checker:
@@ -48,16 +46,14 @@ class _Checker:
         self.config, self.inputs = config, inputs
         self.model = load_reference(inputs.checkpoint, inputs.sample)
         self.frames = real_frames(config.dims.vision.image_size)
-        self.graphs = {
-            (graph.role, graph.variant): graph
-            for graph in split_model(
-                config,
-                dataclasses.replace(inputs.form, dtype="float32"),
-                (inputs.preprocessing.mean, inputs.preprocessing.std),
-            ).graphs
-        }
+        self.graphs = split_model(
+            config,
+            dataclasses.replace(inputs.form, dtype="float32"),
+            (inputs.preprocessing.mean, inputs.preprocessing.std),
+        ).graphs
         self.patches = [self._patches(frame) for frame in self.frames]
         self.features = self._features()
+        self.attention = self._attention() if inputs.form.attention else np.zeros(0, np.float32)
 
     def _pixels(self, frame: Frame) -> Any:
         mean, std = (
@@ -74,6 +70,14 @@ class _Checker:
         with torch.no_grad():
             out = self.model.model.vision_tower(self._pixels(self.frames[0]), output_hidden_states=True)
         return _array(out.hidden_states[-1][0])
+
+    def _attention(self) -> NDArray[np.float32]:
+        """What each token receives in the last layer, by transformers; only its plain form of attention tells."""
+        tower = self.model.model.vision_tower
+        tower.set_attn_implementation("eager")
+        with torch.no_grad():
+            out = tower(self._pixels(self.frames[0]), output_attentions=True)
+        return _array(out.attentions[-1][0].mean((0, 1)))
 
     def _typed(self, array: Any) -> NDArray[Any]:
         return np.ascontiguousarray(array, dtype=self.inputs.form.dtype)
@@ -93,9 +97,8 @@ class _Checker:
         result = self._module(graph)(*graph.nest(flat))
         return {spec.name: _array(value) for spec, value in zip(graph.outputs, result, strict=True)}
 
-    def gate(self) -> Iterator[ParityCase]:
+    def gate(self, graph: GraphDef) -> Iterator[ParityCase]:
         """First frame against transformers' embeddings, second frame against the module."""
-        graph = self.graphs["cacher_gate", "default"]
         empty = np.zeros_like(self.patches[0])
         feeds = {"frame": self.frames[0], "reference": self._typed(empty)}
         yield ParityCase(graph.file, "first frame", "transformers", feeds, {"patch_embeddings": self.patches[0]})
@@ -103,22 +106,22 @@ class _Checker:
         expected = self._expected(graph, feeds)
         yield ParityCase(graph.file, "second frame", "module", feeds, expected)
 
-    def vit(self, selection: str) -> Iterator[ParityCase]:
+    def vit(self, graph: GraphDef) -> Iterator[ParityCase]:
         """Full pass against transformers, a share of the tokens of the second frame against the module.
 
         Scores closer than the rounding error have no order, and one token that changes places changes all numbers. A
         ninth of the second frame has moved. So a graph that ranks gets a share below that: the last token chosen and
         the first left out are then both of what moved, and far from each other, not of the rest that is all alike.
         """
-        graph = self.graphs["vit", selection]
-        name = SELECTION_INPUTS[selection]
+        name = graph.inputs[1].name
         state = {s.name: np.zeros([int(d) for d in s.shape], self.inputs.form.dtype) for s in graph.inputs[2:]}
         tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
         feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **state}
-        yield ParityCase(graph.file, "full", "transformers", feeds, {"features": self.features})
+        known, given = {"features": self.features, "attention": self.attention}, {s.name for s in graph.outputs}
+        yield ParityCase(graph.file, "full", "transformers", feeds, {n: v for n, v in known.items() if n in given})
         cache = self.inputs.run(graph.file, feeds)
-        state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n != "features"}
-        share = 4 if selection == "gate" else 16
+        state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n.endswith("_out")}
+        share = _SHARES[name]
         chosen = self._least_similar(len(tokens) // share or 1)
         feeds = {"patch_embeddings": self._typed(self.patches[1]), name: chosen, **state}
         yield ParityCase(graph.file, f"selective {100 // share} %", "module", feeds, self._expected(graph, feeds))
@@ -132,9 +135,8 @@ class _Checker:
         projected = self.model.model.multi_modal_projector(torch.from_numpy(self.features)[None])
         return _array(self.model.model.apply_pooling(projected)[0])
 
-    def pruner(self, name: str) -> Iterator[ParityCase]:
+    def pruner(self, graph: GraphDef) -> Iterator[ParityCase]:
         """All visual tokens against transformers; a third of them, with a history, against the module."""
-        graph = self.graphs["pruner", name]
         tokens = self._visual_tokens()
         feeds: dict[str, NDArray[Any]] = {"features": self._typed(self.features)}
         specs = {s.name: s for s in graph.inputs}
@@ -146,6 +148,8 @@ class _Checker:
             feeds["alpha"] = np.array([0.5], np.float32)
         if "noise" in specs:
             feeds["noise"] = np.random.default_rng(0).random(len(tokens), np.float32)
+        if "attention" in specs:
+            feeds["attention"] = self.attention
         if "carrier" in specs:
             feeds["carrier"] = np.zeros(len(tokens), np.int64)
         yield ParityCase(graph.file, "all tokens", "transformers", feeds, {"visual_tokens": tokens})
@@ -170,9 +174,8 @@ class _Checker:
             frozenset({"kept_indices"}),
         )
 
-    def llm(self) -> Iterator[ParityCase]:
+    def llm(self, graph: GraphDef) -> Iterator[ParityCase]:
         """Prefill of real visual tokens with an empty past, then one decoding step, against transformers."""
-        graph = self.graphs["llm", "default"]
         embeds = self._visual_tokens()[: min(48, self.inputs.form.slots)]
         steps = len(embeds) - 1
         out = self.model.model.language_model(inputs_embeds=torch.from_numpy(embeds)[None], use_cache=True)
@@ -188,6 +191,15 @@ class _Checker:
                 **past,
             }
             yield ParityCase(graph.file, name, "transformers", feeds, {"logits": logits, **kept})
+
+
+#: Role -> cases of a graph of this role.
+_CASES: Mapping[Role, Callable[[_Checker, GraphDef], Iterator[ParityCase]]] = {
+    "cacher_gate": _Checker.gate,
+    "vit": _Checker.vit,
+    "pruner": _Checker.pruner,
+    "llm": _Checker.llm,
+}
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -7,6 +7,7 @@ result and saves T / M of the second layer. (Pooling before the activation would
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,8 @@ def pooling_weights(grid: int) -> NDArray[np.float32]:
 class PrunerGraph(nn.Module):
     """``pruner``: features -> kept visual tokens."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, method: nn.Module) -> None:
-        """Create the graph's module without initialising it."""
+    def __init__(self, config: LlavaConfig, dtype: Any, method: nn.Module, inputs: Sequence[str]) -> None:
+        """Create the graph's module without initialising it; ``inputs`` are the names of those of the method."""
         super().__init__()
         vision, text = config.dims.vision, config.dims.text
         self.grid, self.pooled = vision.grid, vision.pooled_grid
@@ -46,6 +47,8 @@ class PrunerGraph(nn.Module):
         self.pooling = nn.Parameter(torch.empty(self.pooled, self.grid, dtype=dtype), requires_grad=False)
         self.approximate = ACTIVATIONS[config.projector_act]
         self.method = method
+        pooled = {"attention": self.pooled_scores}
+        self.prepared: list[Callable[[Any], Any]] = [pooled.get(name, _as_it_is) for name in inputs]
 
     def visual_tokens(self, features: Any) -> Any:
         """Features [T, C] -> visual tokens [M, D] in raster order."""
@@ -55,6 +58,16 @@ class PrunerGraph(nn.Module):
         pooled = torch.matmul(self.pooling, rows.reshape(self.pooled, self.grid, width))
         return self.linear_2(pooled.reshape(self.pooled * self.pooled, width))
 
+    def pooled_scores(self, scores: Any) -> Any:
+        """Scores of the ViT's tokens, float32 [T] -> those of the visual tokens, [M]: pooled with the same weights."""
+        weights = self.pooling.float()
+        return torch.matmul(torch.matmul(weights, scores.reshape(self.grid, self.grid)), weights.T).flatten()
+
     def forward(self, features: Any, inputs: list[Any]) -> Any:
         """Project, pool and prune; ``inputs`` are those of the method (see :mod:`stc_export.pruners`)."""
-        return self.method(self.visual_tokens(features), *inputs)
+        prepared = (prepare(value) for prepare, value in zip(self.prepared, inputs, strict=True))
+        return self.method(self.visual_tokens(features), *prepared)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

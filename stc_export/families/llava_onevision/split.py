@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, SplitModel, TableDef
+from stc_export.families.llava_onevision.attention import received
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.decoder import Decoder
+from stc_export.families.llava_onevision.metrics import METRICS
 from stc_export.families.llava_onevision.parts import PARTS, Parts
 from stc_export.families.llava_onevision.projector import PrunerGraph
-from stc_export.families.llava_onevision.vision import GateEncoder, PatchGate, RankingEncoder
+from stc_export.families.llava_onevision.vision import EncoderParts, GateEncoder, PatchGate, RankingEncoder
 from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, VISION, weight_files
-from stc_export.pruners import PRUNERS, PrunerMethod
-from stc_export.spec.interface import VIT_STATE, gate_interface, llm_interface, pruner_interface, vit_interface
+from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS, PrunerMethod
+from stc_export.spec.interface import (
+    VIT_STATE,
+    gate_interface,
+    llm_interface,
+    metric_variant,
+    pruner_interface,
+    vit_interface,
+)
 from stc_export.spec.manifest import PrunerEntry
-from stc_export.spec.policy import Selection
+from stc_export.spec.policy import Metric, Selection
+
+#: Selections whose ``vit`` ranks the tokens itself, and whether it does in each layer.
+_RANKING: Mapping[Selection, bool] = {"per_layer": True, "shared": False}
 
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -29,18 +42,18 @@ def split_model(config: LlavaConfig, form: GraphForm, pixels: Pixels) -> SplitMo
         form: Form of the graphs.
         pixels: Mean and standard deviation per channel for pixels in 0..1.
     """
+    methods = (*PRUNERS, *(ATTENTION_PRUNERS if form.attention else ()))
     return SplitModel(
         graphs=(
-            gate_graph(config, form),
+            *(gate_graph(config, form, metric) for metric in form.metrics),
             vit_gate_graph(config, form),
-            vit_ranking_graph(config, form, "per_layer"),
-            vit_ranking_graph(config, form, "shared"),
-            *(pruner_graph(config, form, row) for row in PRUNERS),
+            *(vit_ranking_graph(config, form, s, metric) for metric in form.metrics for s in _RANKING),
+            *(pruner_graph(config, form, row) for row in methods),
             llm_graph(config, form),
         ),
         weights=weight_files(config, form.dtype, pixels),
         tables=(TableDef("embed", "embed"), TableDef("newline", "newline")),
-        pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims)) for row in PRUNERS),
+        pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims)) for row in methods),
     )
 
 
@@ -52,12 +65,16 @@ def _parts(form: GraphForm) -> Parts:
     return PARTS[form.flavour, form.dtype]
 
 
-def gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
-    """``cacher_gate``."""
+def _encoder_parts(form: GraphForm) -> EncoderParts:
+    return EncoderParts(_parts(form).vision_attention, (received,) if form.attention else ())
+
+
+def gate_graph(config: LlavaConfig, form: GraphForm, metric: Metric) -> GraphDef:
+    """``cacher_gate`` with a metric."""
     return GraphDef(
         role="cacher_gate",
-        variant="default",
-        module=lambda: PatchGate(config, _torch(form)),
+        variant=metric_variant("default", metric),
+        module=lambda: PatchGate(config, _torch(form), METRICS[metric]),
         interface=gate_interface(config.dims.vision, form.dtype),
         nest=tuple,
         dims={},
@@ -72,8 +89,8 @@ def vit_gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
     return GraphDef(
         role="vit",
         variant="gate",
-        module=lambda: GateEncoder(config, _torch(form), _parts(form).vision_attention),
-        interface=vit_interface(config.dims.vision, form.dtype, "gate"),
+        module=lambda: GateEncoder(config, _torch(form), _encoder_parts(form)),
+        interface=vit_interface(config.dims.vision, form.dtype, "gate", attention=form.attention),
         nest=lambda flat: (*flat[:3], list(flat[3 : 3 + n]), list(flat[3 + n :])),
         dims={"R": _recomputed(config)},
         weight_files=(VISION,),
@@ -86,16 +103,20 @@ def _recomputed(config: LlavaConfig) -> DimRange:
     return DimRange(1, tokens, max(2, tokens // 3))
 
 
-def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection) -> GraphDef:
-    """``vit`` with selection ``per_layer`` or ``shared``."""
+def vit_ranking_graph(config: LlavaConfig, form: GraphForm, selection: Selection, metric: Metric) -> GraphDef:
+    """``vit`` with selection ``per_layer`` or ``shared`` and a metric."""
     n, kinds = config.dims.vision.layers, len(VIT_STATE[selection])
     return GraphDef(
         role="vit",
-        variant=selection,
+        variant=metric_variant(selection, metric),
         module=lambda: RankingEncoder(
-            config, _torch(form), _parts(form).vision_attention, rank_each_layer=selection == "per_layer"
+            config,
+            _torch(form),
+            _encoder_parts(form),
+            METRICS[metric],
+            rank_each_layer=_RANKING[selection],
         ),
-        interface=vit_interface(config.dims.vision, form.dtype, selection),
+        interface=vit_interface(config.dims.vision, form.dtype, selection, attention=form.attention),
         nest=lambda flat: (*flat[:2], [list(flat[2 + i * n : 2 + (i + 1) * n]) for i in range(kinds)]),
         dims={"R": _recomputed(config)},
         weight_files=(VISION,),
@@ -112,7 +133,7 @@ def pruner_graph(config: LlavaConfig, form: GraphForm, row: PrunerMethod) -> Gra
     return GraphDef(
         role="pruner",
         variant=row.name,
-        module=lambda: PrunerGraph(config, _torch(form), row.factory(config.dims)),
+        module=lambda: PrunerGraph(config, _torch(form), row.factory(config.dims), row.inputs),
         interface=interface,
         nest=lambda flat: (flat[0], list(flat[1:])),
         dims={letter: bounds for letter, bounds in dims.items() if letter in used},

@@ -9,8 +9,8 @@ any
   other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
   token that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as
   adding every layer's cached attention and MLP output (the published rule) without computing in between.
-* ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine with the
-  reference's keys and recomputes the R least similar.
+* ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine (or another
+  metric) with the reference's keys and recomputes the R least similar.
 * ``shared``: the same with the first layer's ranking for all layers.
 
 State is data: what a graph calls ``*_in`` and ``*_out`` belongs to one stream session.
@@ -19,6 +19,7 @@ State is data: what a graph calls ``*_in`` and ``*_out`` belongs to one stream s
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,7 @@ from torch import nn
 
 from stc_export.families.llava_onevision.blocks import ACTIVATIONS, LayerNorm, Linear, gelu, put_rows, take_rows
 from stc_export.families.llava_onevision.config import LlavaConfig
-
-_EPS = 1e-12
+from stc_export.families.llava_onevision.metrics import EPS, Similarity, cosine
 
 #: (q, keys, values), [heads, tokens, head_dim] each -> mixed values of q.
 Attention = Callable[[Any, Any, Any], Any]
@@ -36,9 +36,10 @@ Attention = Callable[[Any, Any, Any], Any]
 class PatchGate(nn.Module):
     """``cacher_gate``: frame and reference -> patch embeddings, similarity, statistics."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any) -> None:
-        """Create the graph's module without initialising it."""
+    def __init__(self, config: LlavaConfig, dtype: Any, metric: Similarity) -> None:
+        """Create the graph's module without initialising it; ``metric`` makes the similarity, not the statistics."""
         super().__init__()
+        self.metric = metric
         vision = config.dims.vision
         self.grid, self.patch = vision.grid, vision.patch_size
         self.projection = Linear(vision.patch_size**2 * 3, vision.width, bias=True, dtype=dtype)
@@ -53,9 +54,9 @@ class PatchGate(nn.Module):
             reference: [T, C] patch embeddings of the reference frame, or zeros when there is none.
 
         Returns:
-            Patch embeddings [T, C] without positions; cosine with the reference per token, [T] float32 (0 without a
-            reference); statistics [3] float32: mean and least cosine, and the relative change |x - r| / |r| of the
-            frame.
+            Patch embeddings [T, C] without positions; similarity to the reference per token, [T] float32 (a cosine is 0
+            without a reference); statistics [3] float32: mean and least cosine, whatever the metric, and the relative
+            change |x - r| / |r| of the frame.
         """
         side = self.grid * self.patch
         # Cast first: TensorRT takes uint8 as an input of the network and does nothing else with it.
@@ -64,16 +65,12 @@ class PatchGate(nn.Module):
         flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3)
         embeddings = self.projection(flat.to(reference.dtype))
         now, before = embeddings.float(), reference.float()
-        similarity = cosine(now, before)
-        change = length(now - before) / (length(before) + _EPS)
-        statistics = torch.stack([similarity.mean(), similarity.amin(0), change])
+        similarity = self.metric(now, before)
+        # Where the metric is the cosine, the exporter finds that both are the same and computes them once.
+        cosines = cosine(now, before)
+        change = length(now - before) / (length(before) + EPS)
+        statistics = torch.stack([cosines.mean(), cosines.amin(0), change])
         return embeddings, similarity, statistics
-
-
-def cosine(a: Any, b: Any) -> Any:
-    """Cosine of the rows of two [N, W] float32 tensors, [N]; 0 where one of them is zero."""
-    dot = (a * b).sum(-1)
-    return dot / (((a * a).sum(-1) * (b * b).sum(-1)).sqrt() + _EPS)
 
 
 def length(a: Any) -> Any:
@@ -131,25 +128,46 @@ def head_rows(indices: Any, heads: int) -> tuple[Any, Any]:
     return first[:, None].expand(shape), indices[None, :].expand(shape)
 
 
-class VisionEncoder(nn.Module):
-    """Position embedding and layers, common to all selections."""
+@dataclass(frozen=True)
+class EncoderParts:
+    """What differs between the forms of a ``vit`` graph.
 
-    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, keys_apart: bool) -> None:
+    Attributes:
+        attention: (q, keys, values) -> mixed values of q.
+        scores: Further outputs of a pass, each (q, keys) of the last layer -> float32 [T].
+    """
+
+    attention: Attention
+    scores: tuple[Callable[[Any, Any], Any], ...] = ()
+
+
+class VisionEncoder(nn.Module):
+    """Position embedding and layers, common to all selections.
+
+    Args:
+        config: Sizes.
+        dtype: Type of activations and large weights.
+        parts: What differs between the forms of a graph.
+        keys_apart: Whether keys are projected for more tokens than q and v.
+    """
+
+    def __init__(self, config: LlavaConfig, dtype: Any, parts: EncoderParts, *, keys_apart: bool) -> None:
         """Create the encoder without initialising it."""
         super().__init__()
         vision = config.dims.vision
         self.tokens, self.heads, self.width = vision.tokens, vision.heads, vision.width
         self.position = nn.Parameter(torch.empty(vision.tokens, vision.width, dtype=dtype), requires_grad=False)
-        layers = [VisionLayer(config, dtype, attention, keys_apart=keys_apart) for _ in range(vision.layers)]
+        self.scores = parts.scores
+        layers = [VisionLayer(config, dtype, parts.attention, keys_apart=keys_apart) for _ in range(vision.layers)]
         self.layers = nn.ModuleList(layers)
 
 
 class GateEncoder(VisionEncoder):
     """``vit`` with selection ``gate``."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, parts: EncoderParts) -> None:
         """Create the graph's module without initialising it."""
-        super().__init__(config, dtype, attention, keys_apart=False)
+        super().__init__(config, dtype, parts, keys_apart=False)
 
     def forward(self, patch_embeddings: Any, indices: Any, delta: Any, keys: list[Any], values: list[Any]) -> Any:
         """Recompute R tokens.
@@ -162,28 +180,33 @@ class GateEncoder(VisionEncoder):
             values: Per layer [heads, T, head_dim].
 
         Returns:
-            Features [T, C], new delta, new keys of all layers, new values of all layers.
+            Features [T, C], scores [T] if there are any, new delta, new keys of all layers, new values of all layers.
         """
         start = patch_embeddings + self.position
         rows = head_rows(indices, self.heads)
         x = take_rows(start, indices)
-        keys_out, values_out = [], []
+        queries, keys_out, values_out = [], [], []
         for layer, key, value in zip(self.layers, keys, values, strict=True):
             q, v, k = layer.split_heads(layer.qvk(layer.norm1(x))).split(self.heads)
+            queries.append(q)
             keys_out.append(put_rows(key, rows, k))
             values_out.append(put_rows(value, rows, v))
             x = x + layer.attend(q, keys_out[-1], values_out[-1])
             x = x + layer.mlp(x)
         features = put_rows(start + delta, (indices,), x)
-        return features, features - start, *keys_out, *values_out
+        scores = (score(queries[-1], keys_out[-1]) for score in self.scores)
+        return features, *scores, features - start, *keys_out, *values_out
 
 
 class RankingEncoder(VisionEncoder):
     """``vit`` with selections ``per_layer`` and ``shared``: the graph ranks the tokens itself."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, attention: Attention, *, rank_each_layer: bool) -> None:
+    def __init__(
+        self, config: LlavaConfig, dtype: Any, parts: EncoderParts, metric: Similarity, *, rank_each_layer: bool
+    ) -> None:
         """Create the graph's module without initialising it."""
-        super().__init__(config, dtype, attention, keys_apart=True)
+        super().__init__(config, dtype, parts, keys_apart=True)
+        self.metric = metric
         self.ranks = [rank_each_layer or index == 0 for index in range(config.dims.vision.layers)]
 
     def forward(self, patch_embeddings: Any, carrier: Any, state: list[list[Any]]) -> Any:
@@ -195,17 +218,19 @@ class RankingEncoder(VisionEncoder):
             state: Keys and values, per layer [heads, T, head_dim], attention and MLP outputs, per layer [T, C].
 
         Returns:
-            Features [T, C], then new keys, values, attention outputs and MLP outputs of all layers.
+            Features [T, C], scores [T] if there are any, then of all layers new keys, values, attention outputs and MLP
+            outputs.
         """
         x = patch_embeddings + self.position
         indices = carrier
         new: list[list[Any]] = [[], [], [], []]
+        seen: list[tuple[Any, Any]] = []
         for layer, ranks, key, value, attention, mlp in zip(self.layers, self.ranks, *state, strict=True):
             normed = layer.norm1(x)
             k = layer.k(normed)
             if ranks:
                 flat_reference = key.permute(1, 0, 2).reshape(self.tokens, self.width)
-                similarity = cosine(k.float(), flat_reference.float())
+                similarity = self.metric(k.float(), flat_reference.float())
                 indices = torch.topk(similarity, carrier.shape[0], largest=False).indices
             rows = head_rows(indices, self.heads)
             q, v = layer.split_heads(layer.qv(take_rows(normed, indices))).split(self.heads)
@@ -213,8 +238,10 @@ class RankingEncoder(VisionEncoder):
             # slow drift adds up until it is noticed.
             new[0].append(put_rows(key, rows, layer.split_heads(take_rows(k, indices))))
             new[1].append(put_rows(value, rows, v))
-            new[2].append(put_rows(attention, (indices,), layer.attend(q, layer.split_heads(k), new[1][-1])))
+            seen.append((q, layer.split_heads(k)))
+            new[2].append(put_rows(attention, (indices,), layer.attend(*seen[-1], new[1][-1])))
             x = x + new[2][-1]
             new[3].append(put_rows(mlp, (indices,), layer.mlp(take_rows(x, indices))))
             x = x + new[3][-1]
-        return x, *new[0], *new[1], *new[2], *new[3]
+        scores = (score(*seen[-1]) for score in self.scores)
+        return x, *scores, *new[0], *new[1], *new[2], *new[3]

@@ -103,6 +103,11 @@ def test_build_dry_run_json_has_the_plan(pipeline: FakePipeline, capfd: pytest.C
     [
         (["--target", "cpi"], 'error: There is no target "cpi".\nfix: Did you mean "cpu"?'),
         (["--precision", "fp8"], 'error: This version cannot build with precision "fp8".\nfix: Did you mean "fp32"?'),
+        (
+            ["--metrics", "l2,cosin"],
+            'error: --metrics has the metric "cosin".\nfix: Did you mean "cosine"?',
+        ),
+        (["--metrics", ""], 'error: --metrics has the metric "".\nfix: Known: cosine, l1, l2, dot.'),
         (["--policy", "papr"], 'error: Policy "papr" is neither a named policy nor a readable file.\nfix: Did you m'),
     ],
 )
@@ -112,6 +117,18 @@ def test_build_unknown_names_exit_2_with_the_nearest(
     assert main(["build", "demo", *flags]) == 2
     assert text in capsys.readouterr().err
     assert pipeline.requests == []
+
+
+def test_build_metrics_are_a_list_in_any_order(pipeline: FakePipeline) -> None:
+    assert main(["build", "demo"]) == 0
+    assert main(["build", "demo", "--metrics", "dot, cosine,l1"]) == 0
+    assert [request.metrics for request in pipeline.requests] == [(), ("cosine", "l1", "dot")]
+
+
+def test_build_attention_is_asked_for_by_its_flag(pipeline: FakePipeline) -> None:
+    assert main(["build", "demo"]) == 0
+    assert main(["build", "demo", "--attention"]) == 0
+    assert [request.attention for request in pipeline.requests] == [False, True]
 
 
 def test_build_policy_file_is_read(pipeline: FakePipeline, tmp_path: Path) -> None:

@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.families import FAMILIES
 from stc_export.families.base import Family
+from stc_export.families.llava_onevision.metrics import METRICS
 from stc_export.pruners import PRUNERS
-from stc_export.spec.manifest import SELECTION_INPUTS, PreprocessSpec, Role
-from stc_export.spec.policy import SELECTIONS
+from stc_export.spec.manifest import BUILD_FLAGS, SELECTION_INPUTS, PreprocessSpec, Role
+from stc_export.spec.policy import METRIC_NAMES, SELECTIONS
 from tests.reference import selective_vit
+from tests.reference.metrics import similarity
 from tests.reference.pruners import REFERENCES
 from tests.stc_export.families.llava_onevision.test_config import PUBLISHED
 
@@ -82,6 +85,13 @@ def test_tables_have_no_name_twice() -> None:
         list(SELECTIONS),
     ):
         assert len(set(names)) == len(names)
+
+
+def test_every_metric_has_a_formula_an_independent_one_and_a_flag() -> None:
+    rows = np.ones((2, 3))
+    assert [name for name in METRIC_NAMES if np.isfinite(similarity(name, rows, rows)).all()] == list(METRICS)
+    for role in ("cacher_gate", "vit"):
+        assert BUILD_FLAGS[role] == {name: f"--metrics {name}" for name in METRIC_NAMES if name != "cosine"}
 
 
 def test_selections_of_policies_and_manifests_are_the_same() -> None:

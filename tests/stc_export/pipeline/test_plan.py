@@ -18,7 +18,7 @@ from stc_export.pipeline.plan import check_output
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import CheckpointError, PolicyError, StcError, UnsupportedError, UsageError
 from stc_export.spec.manifest import read_manifest
-from stc_export.spec.policy import MemoryPolicy, Policy, PrunerPolicy
+from stc_export.spec.policy import CacherPolicy, GatePolicy, MemoryPolicy, Policy, PrunerPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +139,29 @@ def test_policy_with_an_unknown_method_names_the_nearest(tiny_checkpoint: Path, 
     assert error.problem == 'The policy asks for the pruning method "stc_dual".'
     known = "none, random, stc_gaussian, stc_dual_anchor, stride, vidcom2, vcast, evs"
     assert error.fix == f'Did you mean "stc_dual_anchor"? Known: {known}.'
+
+
+def test_policy_with_a_metric_that_is_not_built_names_the_flag(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    policy = Policy(GatePolicy("paper"), CacherPolicy("per_layer", metric="l2"))
+    error = refusal(tiny_checkpoint, policy=policy, out=tmp_path / "x.stc")
+    assert isinstance(error, UnsupportedError)
+    told = 'The policy needs the vit graph "per_layer.l2", which is built only when asked for.'
+    assert (error.problem, error.fix) == (told, "Add --metrics l2.")
+    request = BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc", policy=policy, metrics=("l2",))
+    plan, plain = plan_build(request), plan_build(BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc"))
+    assert len(plan.graphs) == len(plain.graphs) + 3
+    assert plan.size.disk_bytes == plain.size.disk_bytes  # the weights are those of the others
+    assert plan.size.weights_bytes == plain.size.weights_bytes
+
+
+def test_policy_with_a_method_that_is_not_built_names_the_flag(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    policy = Policy(pruner=PrunerPolicy(method="visionzip"))
+    error = refusal(tiny_checkpoint, policy=policy, out=tmp_path / "x.stc")
+    told = 'The policy needs the pruner graph "visionzip", which is built only when asked for.'
+    assert (error.problem, error.fix) == (told, "Add --attention.")
+    request = BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc", policy=policy)
+    plan, plain = plan_build(replace(request, attention=True)), plan_build(replace(request, policy=Policy()))
+    assert [g.variant for g in plan.graphs if g not in plain.graphs] == ["visionzip"]
 
 
 def test_policy_that_the_model_cannot_hold_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

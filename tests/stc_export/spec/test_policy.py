@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stc_export.spec.codec import to_json
 from stc_export.spec.errors import PolicyError
 from stc_export.spec.policy import (
+    METRIC_NAMES,
     CacherPolicy,
     GatePolicy,
     MemoryPolicy,
@@ -26,11 +27,13 @@ from stc_export.spec.policy import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stc_export.spec.policy import Metric
+
 SHARE = st.floats(0.0, 1.0)
 OPEN_SHARE = st.floats(0.0, 1.0, exclude_min=True)
 COUNT = st.integers(1, 10**6)
-POLICY = st.builds(
-    Policy,
+ANY_POLICY = st.builds(
+    dict,
     gate=st.builds(
         GatePolicy,
         st.sampled_from(["off", "paper", "adaptive"]),
@@ -47,6 +50,7 @@ POLICY = st.builds(
         st.sampled_from(["reference", "rolling"]),
         COUNT,
         OPEN_SHARE,
+        st.sampled_from(METRIC_NAMES),
     ),
     pruner=st.builds(PrunerPolicy, st.text(), OPEN_SHARE, SHARE, COUNT, st.integers(0, 2**63 - 1)),
     memory=st.builds(
@@ -56,6 +60,9 @@ POLICY = st.builds(
         st.sampled_from(["contiguous", "original"]),
         st.none() | COUNT,
     ),
+)
+POLICY = ANY_POLICY.filter(lambda parts: parts["gate"].mode != "adaptive" or parts["cacher"].metric == "cosine").map(
+    lambda parts: Policy(**parts)
 )
 #: Key, a value just outside the range, and what is said about it.
 SHARES = ("gate.cut", "gate.floor", "pruner.alpha")
@@ -75,6 +82,7 @@ CHOICES = (
     ("gate.mode", "adaptiv", 'Did you mean "adaptive"? Known: off, paper, adaptive.'),
     ("cacher.selection", "layer", 'Did you mean "per_layer"? Known: gate, per_layer, shared.'),
     ("cacher.update", "never", "Known: reference, rolling."),
+    ("cacher.metric", "cosin", 'Did you mean "cosine"? Known: cosine, l1, l2, dot.'),
     ("memory.positions", "orignal", 'Did you mean "original"? Known: contiguous, original.'),
 )
 
@@ -218,3 +226,16 @@ def test_argument_that_is_neither_names_the_nearest_name(tmp_path: Path, kind: s
         policy_from_argument("adaptve", path)
     assert caught.value.problem == 'Policy "adaptve" is neither a named policy nor a readable file.'
     assert caught.value.fix == 'Did you mean "adaptive"? Known: adaptive, paper, off.'
+
+
+@pytest.mark.parametrize("metric", [name for name in METRIC_NAMES if name != "cosine"])
+def test_metric_beside_the_cosine_is_refused_where_tau_is_a_cosine_and_nowhere_else(metric: Metric) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy(cacher=CacherPolicy(metric=metric))
+    told = f'cacher.metric is "{metric}", but gate.mode "adaptive" compares the cosine with gate.tau.'
+    assert (caught.value.problem, caught.value.fix) == (
+        told,
+        'Set gate.mode to "paper", or cacher.metric to "cosine".',
+    )
+    for mode in ("paper", "off"):
+        assert Policy(GatePolicy(mode=mode), CacherPolicy(metric=metric)).cacher.metric == metric  # type: ignore[arg-type]

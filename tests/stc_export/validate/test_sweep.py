@@ -69,6 +69,15 @@ def test_what_no_policy_can_have_is_refused(text: str, kind: type[StcError], tol
         parse_axis(text)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_values_that_go_together_only_are_set_at_once(order: tuple[int, int]) -> None:
+    axes = [parse_axis("cacher.metric=cosine,l2"), parse_axis("gate.mode=paper")]
+    settings = make_settings(Policy(), [axes[place] for place in order])
+    assert [setting.policy.cacher.metric for setting in settings] == ["cosine", "cosine", "l2"]
+    with pytest.raises(PolicyError, match=r"gate\.mode \"adaptive\" compares the cosine"):
+        make_settings(Policy(), axes[:1])
+
+
 def test_the_same_key_twice_is_refused() -> None:
     axes = [parse_axis("pruner.keep=1.0"), parse_axis("pruner.keep=0.5")]
     with pytest.raises(UsageError, match=r"names pruner\.keep twice"):

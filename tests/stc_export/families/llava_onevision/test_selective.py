@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stc_export.spec.interface import metric_variant
 from stc_export.spec.manifest import SELECTION_INPUTS, read_manifest
-from stc_export.spec.policy import SELECTIONS
+from stc_export.spec.policy import METRIC_NAMES, SELECTIONS
 from stc_runtime.backends.ort import OrtBackend
 from tests.reference import selective_vit as reference
 from tests.stc_export.families.llava_onevision.model import relative_error, scene
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from stc_export.spec.policy import Metric
     from stc_runtime.backends.base import Engine
 
 TOLERANCE = 1e-4
@@ -77,8 +79,8 @@ class Subject:
 class Plain:
     """The reference with its state, as the runtime carries it."""
 
-    def __init__(self, subject: Subject, selection: str, update: str) -> None:
-        self.subject, self.selection, self.update = subject, selection, update
+    def __init__(self, subject: Subject, selection: str, update: str, metric: str = "cosine") -> None:
+        self.subject, self.selection, self.update, self.metric = subject, selection, update, metric
         self.state: Any = None
 
     def encode(self, patches: NDArray[np.float32], indices: NDArray[np.int64]) -> torch.Tensor:
@@ -91,7 +93,7 @@ class Plain:
             features, state = reference.gate(encoder, x0, self.state, torch.from_numpy(indices))
         else:
             ranked = reference.per_layer if self.selection == "per_layer" else reference.shared
-            features, state, _ = ranked(encoder, x0, self.state, len(indices))
+            features, state, _ = ranked(encoder, x0, self.state, len(indices), self.metric)
         if self.update == "rolling" or len(indices) == len(patches):
             self.state = state
         return features
@@ -115,21 +117,23 @@ class Plain:
 class Graph:
     """The exported graph with its state, as the runtime carries it."""
 
-    def __init__(self, subject: Subject, selection: str, update: str) -> None:
-        self.engine, self.selection, self.update = subject.engine("vit", selection), selection, update
+    def __init__(self, subject: Subject, selection: str, update: str, metric: Metric = "cosine") -> None:
+        self.engine = subject.engine("vit", metric_variant(selection, metric))
+        self.selection, self.update = selection, update
         self.state = subject.empty(selection)
 
     def encode(self, patches: NDArray[np.float32], indices: NDArray[np.int64], *, full: bool = False) -> NDArray[Any]:
         feeds = {"patch_embeddings": patches, SELECTION_INPUTS[self.selection]: indices, **self.state}
         outputs = self.engine.run(feeds, {})
         features = outputs.pop("features")
+        self.attention = outputs.pop("attention", None)
         if full or self.update == "rolling" or len(indices) == len(patches):
             self.state = {name.removesuffix("_out") + "_in": value for name, value in outputs.items()}
         return features
 
 
-def check(subject: Subject, selection: str, update: str, ratio: float, frames: int) -> None:
-    plain, graph = Plain(subject, selection, update), Graph(subject, selection, update)
+def check(subject: Subject, selection: str, update: str, ratio: float, frames: int, metric: Metric = "cosine") -> None:
+    plain, graph = Plain(subject, selection, update, metric), Graph(subject, selection, update, metric)
     tokens = len(subject.position)
     count = max(1, int(tokens * ratio))
     for number, (patches, order) in enumerate(subject.frames(frames)):
@@ -156,6 +160,15 @@ def test_selective_pass_over_a_scene_follows_the_reference(
     subject: Subject, selection: str, update: str, ratio: float
 ) -> None:
     check(subject, selection, update, ratio, FRAMES)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.25])
+@pytest.mark.parametrize("metric", METRIC_NAMES)
+@pytest.mark.parametrize("selection", ["per_layer", "shared"])
+def test_selective_pass_with_any_metric_follows_the_reference(
+    tiny_checkpoint: Path, tiny_whole_bundle: Path, selection: str, metric: Metric, ratio: float
+) -> None:
+    check(Subject.open(tiny_checkpoint, tiny_whole_bundle), selection, "rolling", ratio, FRAMES, metric)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
