@@ -38,7 +38,10 @@ class StreamMemory:
         text = model.manifest.dims.text
         self._engine = model.engine("llm")
         self._form = LLM_FORMS[model.manifest.flavour]
-        self._limits = planner.Limits(kv_budget(policy.memory, text.context), policy.memory.answer_tokens, text.context)
+        memory = policy.memory
+        self._limits = planner.Limits(
+            kv_budget(memory, text.context), memory.answer_tokens, text.context, memory.frames
+        )
         self._original = policy.memory.positions == "original"
         self._visual_tokens = model.manifest.dims.vision.visual_tokens
         self._frame_tokens = frame_tokens

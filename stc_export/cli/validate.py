@@ -13,9 +13,11 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.text import one_line, table
 from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
 from stc_export.pipeline.validate_table import (
+    CONVERSION_HEADER,
     SETTING_HEADER,
     SETTING_NUMBERS,
     UNTRAINED,
+    conversion_cells,
     official_lines,
     setting_rows,
 )
@@ -55,6 +57,17 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster that does the work: HOST:PORT or auto.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="NAME", help="torch: every setting in the original model, too."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="The original model, if the bundle does not say.")
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", metavar="NAME", help="Of the original model: eager, sdpa, flash_attention_2."),
     ] = None,
     max_runs: Annotated[int, typer.Option("--max-runs", metavar="N", help="Most settings.")] = 64,
     data: Annotated[
@@ -98,6 +111,9 @@ def validate(  # noqa: PLR0913 - one parameter per flag
                 max_runs=max_runs,
                 jobs=jobs,
                 ray=ray,
+                reference=reference,
+                model=model,
+                attention=attention,
                 data=data,
                 fps=fps,
                 scorer=scorer,
@@ -135,7 +151,7 @@ def result_text(result: ValidateResult) -> str:
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = setting_rows(result.settings)
     parts = [title, table(SETTING_HEADER, rows, right=SETTING_NUMBERS), *_official(result), _LEGEND]
-    parts += [*_fidelity(result), *result.notes, *_failures(result)]
+    parts += [*_fidelity(result), *_conversions(result), *result.notes, *_failures(result)]
     return "\n\n".join(parts if result.bundle.trained else [*parts, UNTRAINED])
 
 
@@ -145,6 +161,14 @@ def _fidelity(result: ValidateResult) -> list[str]:
         return []
     numbers = tuple(range(1, len(FIDELITY_HEADER)))
     return [table(FIDELITY_HEADER, rows, right=numbers), *(fill(note, 118) for note in fidelity_notes(result.settings))]
+
+
+def _conversions(result: ValidateResult) -> list[str]:
+    if result.original is None:
+        return []
+    rows = [conversion_cells(row) for row in result.conversions]
+    told = f"the bundle against {result.original.model} in transformers, same policy:"
+    return [told, table(CONVERSION_HEADER, rows, right=(1, 2, 3))]
 
 
 def _official(result: ValidateResult) -> list[str]:

@@ -5,31 +5,32 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stc_engines.detect import read_cpu_model
-from stc_engines.opening import open_backend
 from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
 from stc_export.pipeline.validate_frames import draw_frames
 from stc_export.pipeline.validate_html import html_report
+from stc_export.pipeline.validate_original import find_original
 from stc_export.pipeline.validate_page import Picture
 from stc_export.pipeline.validate_plots import draw_plots
-from stc_export.pipeline.validate_summary import score
+from stc_export.pipeline.validate_summary import compare_engines, score_settings
 from stc_export.pipeline.validate_types import FailedClip, ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import MissingDependencyError, StcError, UsageError, VideoError
 from stc_export.spec.files import write_file
-from stc_export.spec.manifest import Manifest
+from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.spec.progress import Progress
+from stc_export.validate.engines import ENGINES, Original
 from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
 from stc_export.validate.parallel import Part, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.scorers import answered, settled
 from stc_export.validate.sweep import make_settings, parse_axis
-from stc_export.validate.tasks import Task, find_scorer, find_task, read_task
+from stc_export.validate.tasks import Task, check_engines, find_scorer, find_task, read_task
+from stc_export.validate.twins import twins, with_originals
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.workers import Workers, open_workers
-from stc_runtime.model import Model
-from stc_runtime.session import StreamSession
 
 SCHEMA = "stc.validate/1"
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -46,6 +47,7 @@ class _Job:
     task: Task
     found: TaskClips
     manifest: Manifest
+    original: Original | None
 
     @property
     def clips(self) -> tuple[TaskClip, ...]:
@@ -106,33 +108,33 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
     _check_packages()
     axes = [parse_axis(text) for text in request.sweep]
     task = find_task(request.task)
-    model = Model.open(request.bundle, open_backend(request.bundle, 1))
-    settings = make_settings(request.policy or model.manifest.policy, axes)
+    manifest = read_manifest(request.bundle)
+    settings = make_settings(request.policy or manifest.policy, axes)
+    found = find_original(request, manifest)
+    original = found.original if found else None
+    settings = with_originals(settings) if found else settings
+    check_engines(task, settings)
     _check_count(settings, request.max_runs)
-    with progress.stage("settings", len(settings), "settings") as advance:
-        for setting in settings:
-            StreamSession(
-                model, setting.policy
-            ).close()  # what does not fit the bundle is told before hours have passed
-            advance(1)
+    _check_settings(request.bundle, original, settings, progress)
     with progress.stage("questions"):
         options = TaskOptions(request.data, request.fps, request.scorer, request.limit, request.ask)
-        found = read_task(task, options)
-    for note in found.notes:
+        read = read_task(task, options)
+    for note in read.notes:
         progress.note(note)
     plan = Plan(
         schema="stc.validate-plan/1",
-        bundle=describe_bundle(request.bundle, model.manifest).manifest_sha256,
+        bundle=describe_bundle(request.bundle, manifest).manifest_sha256,
         task=task.name,
-        clips=len(found.clips),
+        clips=len(read.clips),
         cpu=read_cpu_model(),
         settings=settings,
-        annotations=found.annotations,
-        fps=found.fps,
+        annotations=read.annotations,
+        fps=read.fps,
         scorer=find_scorer(task, request.scorer),
-        asked=found.asked,
+        asked=read.asked,
+        original=found.plan if found else None,
     )
-    return _Job(request, plan, task, found, model.manifest)
+    return _Job(request, plan, task, read, manifest, original)
 
 
 def _check_packages() -> None:
@@ -142,6 +144,17 @@ def _check_packages() -> None:
         raise MissingDependencyError(
             f"validate needs the Python package {missing[0]}.", 'Run pip install "stc-export[validate]".'
         )
+
+
+def _check_settings(bundle: Path, original: Original | None, settings: Sequence[Setting], progress: Progress) -> None:
+    """Open a session for every setting, so that what does not fit is told before hours have passed."""
+    with progress.stage("settings", len(settings), "settings") as advance:
+        for engine in dict.fromkeys(setting.engine for setting in settings):
+            start = ENGINES[engine](bundle, original)
+            for setting in settings:
+                if setting.engine == engine:
+                    start(setting.policy).close()
+                    advance(1)
 
 
 def _check_count(settings: Sequence[Setting], most: int) -> None:
@@ -161,7 +174,12 @@ def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
     begun = f", {len(done)} of {total} done before" if done else ""
     progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {workers.jobs} at a time{begun}")
     missing = [
-        Part(job.task, setting, tuple(clip for clip in job.clips if (setting.name, clip.name) not in done))
+        Part(
+            job.task,
+            setting,
+            tuple(clip for clip in job.clips if (setting.name, clip.name) not in done),
+            job.original,
+        )
         for setting in plan.settings
     ]
     failures = list[FailedClip]()
@@ -207,9 +225,7 @@ def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
 def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -> ValidateResult:
     plan = job.plan
     whole = _watched_under_all(job, ran)
-    clips = [[ran.done[setting.name, clip.name] for clip in whole] for setting in plan.settings]
-    rule = job.task.rule
-    scores = [score(setting, own, clips[0], rule) for setting, own in zip(plan.settings[1:], clips[1:], strict=True)]
+    clips = {setting.name: [ran.done[setting.name, clip.name] for clip in whole] for setting in plan.settings}
     return ValidateResult(
         schema=SCHEMA,
         command=command_line(),
@@ -220,13 +236,17 @@ def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -
         questions=sum(len(clip.questions) for clip in whole),
         jobs=workers.jobs,
         workers=workers.kind,
-        settings=(score(plan.settings[0], clips[0], None, rule), *scores),
+        settings=score_settings(plan.settings, clips, job.task.rule),
         energy=workers.meter.read(),
         environment=read_environment(1, load_before),
         scorer=plan.scorer,
         fps=plan.fps,
         notes=job.found.notes,
         failures=ran.failures,
+        original=plan.original,
+        conversions=tuple(
+            compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
+        ),
     )
 
 

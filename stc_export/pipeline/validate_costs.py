@@ -46,5 +46,10 @@ TOKENS = (
 
 
 def front(rows: Sequence[SettingScore], cost: Cost) -> tuple[bool, ...]:
-    """Return for each setting whether it is on the front: no other is at least as accurate and as cheap, and better."""
-    return on_front([Tradeoff(cost.of(row), row.overall.accuracy.value) for row in rows])
+    """Return for each setting whether it is on the front: no other is at least as accurate and as cheap, and better.
+
+    The original model is no choice for a device, so its settings are not on it.
+    """
+    choices = [row for row in rows if row.engine == "bundle"]
+    best = iter(on_front([Tradeoff(cost.of(row), row.overall.accuracy.value) for row in choices]))
+    return tuple(row.engine == "bundle" and next(best) for row in rows)

@@ -31,7 +31,7 @@ def draw_frames(bundle: Path, settings: Sequence[Setting], clip: TaskClip, progr
     Raises:
         StcError: The bundle or the clip cannot be used.
     """
-    chosen = spread_out(settings[1:])
+    chosen = spread_out([one for one in settings[1:] if one.engine == "bundle"])
     if not chosen:
         return ()
     model = Model.open(bundle, open_backend(bundle, 1))

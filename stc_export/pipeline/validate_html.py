@@ -9,10 +9,12 @@ from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_note
 from stc_export.pipeline.validate_page import Picture, Section, Table, render_page
 from stc_export.pipeline.validate_plots import Plot
 from stc_export.pipeline.validate_table import (
+    CONVERSION_HEADER,
     GROUP_HEADER,
     SETTING_HEADER,
     SETTING_NUMBERS,
     UNTRAINED,
+    conversion_cells,
     energy_text,
     group_cells,
     memory_text,
@@ -56,6 +58,7 @@ def html_report(result: ValidateResult, plots: Sequence[Plot] = (), frames: Sequ
         _failures(result),
         _plots(plots),
         _fidelity(result),
+        *_conversions(result),
         _frames(frames),
         _groups(result),
         _cost(result),
@@ -122,6 +125,16 @@ def _latency(result: ValidateResult) -> Section:
     table = Table(("setting", "stage", "p50", "p95", "n"), rows, (2, 3, 4))
     about = f"Milliseconds; {result.jobs} processes at a time, each with one thread, {_WHERE[result.workers]}."
     return Section("Latency", (about,), (table,))
+
+
+def _conversions(result: ValidateResult) -> tuple[Section, ...]:
+    if result.original is None:
+        return ()
+    one = result.original
+    versions = f"attention {one.attention}, PyTorch {one.torch}, transformers {one.transformers}"
+    about = f"{one.model} in transformers: {versions}; SHA-256 {one.sha256}."
+    table = Table(CONVERSION_HEADER, tuple(conversion_cells(row) for row in result.conversions), (1, 2, 3))
+    return (Section("Bundle against the original model", (about,), (table,)),)
 
 
 def _latency_cells(row: SettingScore) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stc_export.pipeline.validate_costs import LATENCY, TOKENS, Cost, front
@@ -39,7 +39,11 @@ class Plot:
 
 
 def draw_plots(result: ValidateResult) -> tuple[Plot, ...]:
-    """Draw accuracy against latency, and against each share of tokens in which settings differ."""
+    """Draw accuracy against latency, and against each share of tokens in which settings differ.
+
+    Settings of the original model are left out: their times say nothing of a device.
+    """
+    result = replace(result, settings=tuple(row for row in result.settings if row.engine == "bundle"))
     differing = [cost for cost in TOKENS if len({cost.of(row) for row in result.settings}) > 1]
     return tuple(
         Plot(f"{cost.name}.png", cost.title, draw_plot(result, cost, front(result.settings, cost)))

@@ -11,7 +11,7 @@ from stc_export.pipeline.bench_record import command_line
 from stc_export.pipeline.validate import REPORT, SUMMARY
 from stc_export.pipeline.validate_html import html_report
 from stc_export.pipeline.validate_plots import draw_plots
-from stc_export.pipeline.validate_summary import score
+from stc_export.pipeline.validate_summary import compare_engines, score_settings
 from stc_export.pipeline.validate_types import RescoreRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
@@ -21,6 +21,7 @@ from stc_export.validate.folder import PLAN, RESULTS, Plan
 from stc_export.validate.rows import SettingClip, read_rows
 from stc_export.validate.scorers import judged_again
 from stc_export.validate.tasks import find_scorer, find_task
+from stc_export.validate.twins import twins
 from stc_export.validate.types import ClipOutcome
 
 T = TypeVar("T")
@@ -44,19 +45,19 @@ def rescore(request: RescoreRequest, progress: Progress) -> ValidateResult:
     before = _read(ValidateResult, request.report / SUMMARY)
     task = find_task(plan.task)
     scorer = find_scorer(task, request.scorer)
-    clips = [_rescored(own, scorer) for own in _paired(plan, request.report)]
-    scores = [
-        score(setting, own, clips[0] if place else None, task.rule)
-        for place, (setting, own) in enumerate(zip(plan.settings, clips, strict=True))
-    ]
-    questions = sum(len(clip.answers) for clip in clips[0])
+    paired = zip(plan.settings, _paired(plan, request.report), strict=True)
+    clips = {setting.name: _rescored(own, scorer) for setting, own in paired}
+    one = clips[plan.settings[0].name]
     result = replace(
         before,
         command=command_line(),
         scorer=scorer,
-        clips=len(clips[0]),
-        questions=questions,
-        settings=tuple(scores),
+        clips=len(one),
+        questions=sum(len(clip.answers) for clip in one),
+        settings=score_settings(plan.settings, clips, task.rule),
+        conversions=tuple(
+            compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
+        ),
     )
     _write(result, request.report, progress)
     return result

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 
 from stc_export.pipeline.run import latency
 from stc_export.pipeline.validate_fidelity import fidelity_score
-from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore, ValidateLatencies
+from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
 from stc_export.validate.averages import Rule, official_score
-from stc_export.validate.statistics import accuracy, difference, mcnemar
+from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
+from stc_export.validate.twins import baselines
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
 
 #: With fewer clips a bootstrap over clips is too narrow to show a difference.
@@ -49,6 +50,37 @@ def score(
         peak_rss_bytes=max((clip.peak_rss_bytes for clip in clips if clip.peak_rss_bytes is not None), default=None),
         official=official_score(rule, answers),
         fidelity=fidelity_score(clips),
+        engine=setting.engine,
+    )
+
+
+def compare_engines(setting: Setting, own: Sequence[ClipOutcome], original: Sequence[ClipOutcome]) -> Conversion:
+    """Return what the conversion did to the answers under one policy.
+
+    Args:
+        setting: The setting of the bundle.
+        own: Its clips.
+        original: The same clips in the original model, in the same order.
+    """
+    answers, others = _answers(own), _answers(original)
+    return Conversion(setting.name, agreement(answers, others), _compare(answers, others))
+
+
+def score_settings(
+    settings: Sequence[Setting], clips: Mapping[str, Sequence[ClipOutcome]], rule: Rule
+) -> tuple[SettingScore, ...]:
+    """Return what each setting gave, against the first one that ran in the same engine.
+
+    Args:
+        settings: All settings.
+        clips: The clips of each by its name, the same ones in the same order.
+        rule: How the task sums up.
+    """
+    first = baselines(settings)
+    others = [first[setting.engine] for setting in settings]
+    return tuple(
+        score(setting, clips[setting.name], None if setting == other else clips[other.name], rule)
+        for setting, other in zip(settings, others, strict=True)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stc_export.pipeline.validate_costs import LATENCY, front
-from stc_export.pipeline.validate_types import Comparison, GroupScore, SettingScore
+from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore
 from stc_export.validate.averages import Official, Rule
 from stc_export.validate.meter import Energy
 from stc_export.validate.types import Interval
@@ -24,6 +24,8 @@ SETTING_HEADER = (
 SETTING_NUMBERS = (0, 2, 3, 4, 5, 6, 7)
 #: Columns of :func:`group_cells`.
 GROUP_HEADER = ("setting", "group", "n", "right", "against off", "p", "verdict")
+#: Columns of :func:`conversion_cells`.
+CONVERSION_HEADER = ("setting", "same answer", "bundle against torch", "p", "verdict")
 
 
 def setting_rows(rows: Sequence[SettingScore]) -> list[tuple[str, ...]]:
@@ -56,6 +58,11 @@ def official_text(found: Official) -> str:
     """Return the figure that a benchmark reports, with its parts."""
     parts = ", ".join(f"{part.name} {100 * part.value:.1f}" for part in found.parts)
     return f"{100 * found.value:.1f} % as {_RULES[found.rule]} ({parts})"
+
+
+def conversion_cells(row: Conversion) -> tuple[str, ...]:
+    """Return the row of a setting that ran in the bundle and in the original model."""
+    return (row.name, f"{100 * row.agreement:.1f} %", *_comparison(row.against_original))
 
 
 def share_text(found: Interval) -> str:

@@ -9,8 +9,9 @@ from stc_export.pipeline.bench_record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
 from stc_export.validate.averages import Official
+from stc_export.validate.folder import OriginalPlan
 from stc_export.validate.meter import Energy
-from stc_export.validate.types import Interval, Work, WorkersKind
+from stc_export.validate.types import Engine, Interval, Work, WorkersKind
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class ValidateRequest:
         max_runs: Most settings.
         jobs: Processes at a time; ``None``: one per core.
         ray: Address of a Ray cluster that does the work; ``None``: processes of this machine.
+        reference: ``torch``: every setting runs in the original model, too; ``None``: in the bundle only.
+        model: The original model: a checkpoint directory, hub id or ``demo``; ``None``: what the bundle names.
+        attention: How the original model computes attention.
         data: Video, or folder with the files of the task.
         fps: Frames to take per second of its videos; ``None``: the task's own choice.
         scorer: Name of a scorer; ``None``: the task's own.
@@ -42,6 +46,9 @@ class ValidateRequest:
     max_runs: int = 64
     jobs: int | None = None
     ray: str | None = None
+    reference: str | None = None
+    model: str | None = None
+    attention: str | None = None
     data: Path | None = None
     fps: float | None = None
     scorer: str | None = None
@@ -63,10 +70,10 @@ class RescoreRequest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A setting against the baseline on the same questions.
+    """A setting against another, usually the baseline, on the same questions.
 
     Attributes:
-        difference: Accuracy minus the baseline's, with the 95 % interval of a paired bootstrap over clips.
+        difference: Accuracy minus the other's, with the 95 % interval of a paired bootstrap over clips.
         mcnemar_p: Two-sided p-value of McNemar's exact test.
         verdict: What can be said of it in words.
     """
@@ -162,6 +169,7 @@ class SettingScore:
         peak_rss_bytes: Largest resident size of a process that watched clips; ``None`` where it is not known.
         official: The figure that the benchmark itself reports, where that is not the share of right answers.
         fidelity: How close it stays to no compression, where the task compares that.
+        engine: What ran it; its baseline ran there, too.
     """
 
     name: str
@@ -177,6 +185,22 @@ class SettingScore:
     peak_rss_bytes: int | None
     official: Official | None = None
     fidelity: FidelityScore | None = None
+    engine: Engine = "bundle"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the conversion did to the answers: the bundle against the original model under the same policy.
+
+    Attributes:
+        name: Name of the setting in the bundle.
+        agreement: Share of questions with the same answer, right or wrong.
+        against_original: The bundle's accuracy against the original model's.
+    """
+
+    name: str
+    agreement: float
+    against_original: Comparison
 
 
 @dataclass(frozen=True)
@@ -215,6 +239,8 @@ class ValidateResult:
         fps: Frames per second that were taken of the videos; ``None``: they were generated.
         notes: Sentences on what differs from the benchmark as it is documented.
         failures: Clips that could not be watched. ``clips`` and ``questions`` are without them.
+        original: The original model; ``None`` when only the bundle ran.
+        conversions: Each setting of the bundle against the same policy in the original model.
     """
 
     schema: str
@@ -233,3 +259,5 @@ class ValidateResult:
     fps: float | None = None
     notes: tuple[str, ...] = ()
     failures: tuple[FailedClip, ...] = ()
+    original: OriginalPlan | None = None
+    conversions: tuple[Conversion, ...] = ()

@@ -116,11 +116,13 @@ class MemoryPolicy:
             the model's context leaves beside ``answer_tokens``, at most 8,192.
         answer_tokens: Room for one question with its answer, on top of ``kv_tokens``. At least 16.
         positions: ``contiguous`` numbers kept tokens without gaps; ``original`` leaves the gaps of pruned ones.
+        frames: Most frames that are remembered; skipped ones do not count. ``None``: as many as the tokens allow.
     """
 
     kv_tokens: int | None = None
     answer_tokens: int = 512
     positions: Positions = "contiguous"
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ class Policy:
         _check_least("memory.answer_tokens", self.memory.answer_tokens, 16)
         if self.memory.kv_tokens is not None:
             _check_least("memory.kv_tokens", self.memory.kv_tokens, 1)
+        if self.memory.frames is not None:
+            _check_least("memory.frames", self.memory.frames, 1)
         _check_metric(self.gate.mode, self.cacher.metric)
 
 

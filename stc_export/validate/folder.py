@@ -21,6 +21,25 @@ _MOST_PLAN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class OriginalPlan:
+    """The original model that settings run in beside the bundle.
+
+    Attributes:
+        model: What the user calls it.
+        sha256: Digest of the digests of its config and weights.
+        attention: How attention is computed.
+        torch: Version of PyTorch.
+        transformers: Version of transformers.
+    """
+
+    model: str
+    sha256: str
+    attention: str
+    torch: str
+    transformers: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the rows of a folder have in common.
 
@@ -35,6 +54,7 @@ class Plan:
         fps: Frames per second that are taken of its videos.
         scorer: Name of the scorer.
         asked: Questions that every clip is asked; empty where each has its own.
+        original: The original model; ``None`` when only the bundle runs.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -47,6 +67,7 @@ class Plan:
     fps: float | None = None
     scorer: str = "first_character"
     asked: tuple[str, ...] = ()
+    original: OriginalPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked")
+    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked", "original")
     told = [
         f"{name} {old} there, {new} here"
         for name in names

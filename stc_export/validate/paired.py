@@ -57,6 +57,11 @@ class PairedStream:
         for samples in (self._features, self._tokens, self._first, self.dense_answers):
             samples.clear()
 
+    def close(self) -> None:
+        """End both streams."""
+        self._session.close()
+        self._dense.close()
+
     def push(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
         """Push a frame to both; see :meth:`stc_runtime.session.StreamSession.push`."""
         self._dense.push(frame, time_s)

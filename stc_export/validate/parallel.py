@@ -5,20 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from stc_engines.opening import open_backend
 from stc_export.spec.errors import ResourceError, StcError
+from stc_export.validate.engines import ENGINES, Original
 from stc_export.validate.meter import peak_resident_bytes
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.tasks import Task
 from stc_export.validate.types import Setting, TaskClip
-from stc_runtime.session import StreamSession
 
 #: Least and most clips of a process: opening a bundle takes as long as a clip or two.
 _LEAST_CLIPS, _MOST_CLIPS = 4, 32
@@ -28,11 +27,12 @@ OnClip = Callable[[SettingClip], None]
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does: some clips of a task under one setting."""
+    """What one process does: some clips of a task under one setting, and the original model if that needs it."""
 
     task: Task
     setting: Setting
     clips: tuple[TaskClip, ...]
+    original: Original | None = None
 
 
 def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
@@ -136,7 +136,8 @@ def watch_part(bundle: Path, part: Part) -> Iterator[SettingClip]:
     Raises:
         StcError: Bundle, policy or a clip cannot be used.
     """
-    with StreamSession.open(bundle, part.setting.policy, open_backend(bundle, 1)) as session:
+    start = ENGINES[part.setting.engine](bundle, part.original)
+    with closing(start(part.setting.policy)) as session:
         for clip in part.clips:
             outcome = part.task.watch(session, clip)
             yield SettingClip(part.setting.name, replace(outcome, peak_rss_bytes=peak_resident_bytes()))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.validate.averages import Rule
@@ -14,10 +15,9 @@ from stc_export.validate.benchmarks import egoschema, mlvu, mvbench, ovo_bench, 
 from stc_export.validate.benchmarks.reading import Reader, read_benchmark
 from stc_export.validate.demo import quiz_clip
 from stc_export.validate.fidelity import FPS, QUESTIONS, read_films, watch_beside_off
-from stc_export.validate.types import ClipOutcome, TaskClip, TaskClips, TaskOptions
+from stc_export.validate.types import ClipOutcome, Engine, Setting, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.watch import watch_clip
 from stc_export.world.splits import draw_test_set
-from stc_runtime.session import StreamSession
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,23 @@ class Task:
     Attributes:
         name: What ``--task`` takes.
         read: Returns the clips.
-        watch: Streams one of its clips through a session. It travels to the processes that watch, by its name.
+        watch: Streams one of its clips through a session of one of its engines. It travels to the processes that watch,
+            by its name.
         scorers: Names of the scorers that it can have, its own first.
         fps: Frames to take per second of its videos if nothing else is asked for; ``None``: it reads no files.
         rule: How the benchmark sums up.
         questions: What it asks if nothing else is asked for; empty: its questions are its own.
+        engines: What its settings can run in.
     """
 
     name: str
     read: Callable[[TaskOptions], TaskClips]
-    watch: Callable[[StreamSession, TaskClip], ClipOutcome]
+    watch: Callable[[Any, TaskClip], ClipOutcome]
     scorers: tuple[str, ...] = ("first_character",)
     fps: float | None = None
     rule: Rule = "questions"
     questions: tuple[str, ...] = ()
+    engines: tuple[Engine, ...] = ("bundle", "torch")
 
 
 def _read_demo(options: TaskOptions) -> TaskClips:
@@ -59,7 +62,7 @@ TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task("demo", _read_demo, watch_clip),
-        Task("fidelity", read_films, watch_beside_off, ("same_text",), FPS, questions=QUESTIONS),
+        Task("fidelity", read_films, watch_beside_off, ("same_text",), FPS, questions=QUESTIONS, engines=("bundle",)),
         _benchmark("ovo_bench", ovo_bench.read, 1.0, ("ovo_bench", "prefix", "streamforest"), "groups"),
         _benchmark("streamingbench", streamingbench.read, 1.0, _STREAMINGBENCH),
         _benchmark("streamingbench_history", streamingbench.read_history, 1.0, _STREAMINGBENCH),
@@ -81,6 +84,20 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise UnsupportedError(f'There is no task "{name}".', nearest(name, TASKS))
     return TASKS[name]
+
+
+def check_engines(task: Task, settings: Sequence[Setting]) -> None:
+    """Refuse settings in an engine that the task has no use for.
+
+    Raises:
+        UsageError: There is such a setting.
+    """
+    for setting in settings:
+        if setting.engine not in task.engines:
+            raise UsageError(
+                f'Task "{task.name}" runs in the bundle only, but --reference {setting.engine} was given.',
+                "Leave it out, or name another task.",
+            )
 
 
 def find_scorer(task: Task, name: str | None) -> str:

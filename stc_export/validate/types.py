@@ -225,12 +225,23 @@ class ClipOutcome:
     fidelity: ClipFidelity | None = None
 
 
+#: What a setting runs in: the bundle, or the original model in PyTorch.
+Engine = Literal["bundle", "torch"]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A policy that is validated, under the name that results carry."""
+    """A policy that is validated, under the name that results carry.
+
+    Attributes:
+        name: Its name.
+        policy: Its policy.
+        engine: What runs it.
+    """
 
     name: str
     policy: Policy
+    engine: Engine = "bundle"
 
 
 @dataclass(frozen=True)

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
 
 from stc_export.spec.errors import FrameError, QuestionError, VideoError
 from stc_export.spec.report import AnswerPiece, FrameReport
 from stc_export.validate.scorers import answered
+from stc_export.validate.session import Session
 from stc_export.validate.types import Answered, ClipOutcome, StageTimes, TaskClip, TaskQuestion, Work
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
-    from stc_export.spec.manifest import Manifest
-
-
-class Stream(Protocol):
-    """What takes frames and answers questions: a session, or something around one."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Manifest of the bundle."""
-        ...
-
-    def reset(self) -> None:
-        """Forget the stream."""
-        ...
-
-    def push(self, frame: NDArray[np.uint8], time_s: float) -> FrameReport:
-        """Take the next frame."""
-        ...
-
-    def ask(self, question: str, *, max_tokens: int) -> Iterable[AnswerPiece]:
-        """Answer a question about the stream so far."""
-        ...
-
-
-def watch_clip(session: Stream, clip: TaskClip) -> ClipOutcome:
+def watch_clip(session: Session, clip: TaskClip) -> ClipOutcome:
     """Stream one clip from the start of a session and ask its questions.
 
     A question is asked once the next frame is later than its time. One whose time is before the first frame is asked
@@ -58,7 +31,7 @@ def watch_clip(session: Stream, clip: TaskClip) -> ClipOutcome:
         return ClipOutcome(clip.name, (), _work((), 0), _times((), ()), failure=error.problem)
 
 
-def _watch(session: Stream, clip: TaskClip) -> ClipOutcome:
+def _watch(session: Session, clip: TaskClip) -> ClipOutcome:
     session.reset()
     asking = _Asking(session, clip)
     frames: list[FrameReport] = []
@@ -74,7 +47,7 @@ def _watch(session: Stream, clip: TaskClip) -> ClipOutcome:
 class _Asking:
     """The questions of one clip, asked one after the other."""
 
-    def __init__(self, session: Stream, clip: TaskClip) -> None:
+    def __init__(self, session: Session, clip: TaskClip) -> None:
         self._session = session
         self._clip = clip
         self.pieces: list[tuple[AnswerPiece, ...]] = []

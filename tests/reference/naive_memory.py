@@ -16,8 +16,9 @@ class Token:
 class NaiveMemory:
     """Segment 0 is the sink at positions 0, 1, ...; every later segment follows the end of the one before."""
 
-    def __init__(self, kv_tokens: int, answer_tokens: int, context: int, sink: int) -> None:
+    def __init__(self, kv_tokens: int, answer_tokens: int, context: int, sink: int, frames: int | None = None) -> None:
         self.kv_tokens, self.answer_tokens, self.context = kv_tokens, answer_tokens, context
+        self.frames = frames
         self.tokens = [Token((0, i), i) for i in range(sink)]
         self.spans = {0: sink}
         self.kinds = {0: "sink"}
@@ -32,6 +33,8 @@ class NaiveMemory:
         if not offsets:
             return []
         gone = []
+        while kind == "frame" and self.frames == list(self.kinds.values()).count("frame"):
+            gone.append(self._drop_oldest())
         while len(self.tokens) + len(offsets) > self.kv_tokens or self.end + span + self.answer_tokens > self.context:
             gone.append(self._drop_oldest())
         self.count += 1

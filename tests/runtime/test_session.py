@@ -101,6 +101,14 @@ def test_slots_that_the_llm_sees_depend_on_the_stream_and_not_on_questions(works
     assert len(set(seen[0][1])) > 1  # it did grow
 
 
+def test_memory_of_two_frames_never_holds_more_whatever_room_there_is(workshop: Workshop) -> None:
+    off = named_policies()["off"]
+    session = workshop.session(replace(off, memory=MemoryPolicy(frames=2)))
+    reports = [session.push(frame, float(number)) for number, frame in enumerate(scene(5, 0))]
+    assert [report.evicted_frames for report in reports] == [0, 0, 1, 1, 1]
+    assert (session.remembered_frames, session.remembered_tokens) == (2, 3 + 2 * 9)
+
+
 @pytest.mark.parametrize("policy", list(POLICIES.values()), ids=list(POLICIES))
 def test_reset_equals_a_new_session_in_every_bit(workshop: Workshop, policy: Policy) -> None:
     used = workshop.session(policy)

@@ -30,11 +30,13 @@ class Limits:
         kv_tokens: Tokens that may be remembered, sink included.
         answer_tokens: Slots and positions kept free behind them for a question with its answer.
         context: Positions of the model: all are below this.
+        frames: Frames that may be remembered; ``None``: as many as the tokens allow.
     """
 
     kv_tokens: int
     answer_tokens: int
     context: int
+    frames: int | None = None
 
     @property
     def capacity(self) -> int:
@@ -202,16 +204,24 @@ def _plan(before: MemoryState, room: MemoryState, rebase_by: int, segment: Segme
 
 
 def _segments_to_evict(state: MemoryState, new: Segment) -> int:
-    """Count the oldest segments that must leave so that slots suffice, and positions do after a rebase."""
+    """Count the oldest segments that must leave: slots must suffice, positions after a rebase, and frames be few."""
     limits = state.limits
+    frames_over = _frames_over(state, new)
     slots_lacking = state.used + new.tokens - limits.kv_tokens
     positions_lacking = state.next_position - state.origin + new.span + limits.answer_tokens - limits.context
     count = 0
-    while slots_lacking > 0 or positions_lacking > 0:
+    while slots_lacking > 0 or positions_lacking > 0 or frames_over > 0:
         slots_lacking -= state.segments[count].tokens
         positions_lacking -= state.segments[count].span
+        frames_over -= state.segments[count].kind == "frame"
         count += 1
     return count
+
+
+def _frames_over(state: MemoryState, new: Segment) -> int:
+    if state.limits.frames is None:
+        return 0
+    return state.frames + (new.kind == "frame") - state.limits.frames
 
 
 def _check_fits(limits: Limits, sink: int, segment: Segment) -> None:

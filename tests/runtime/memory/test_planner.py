@@ -43,7 +43,7 @@ class Run:
         self.sink = sink
         self.state = planner.start(limits, sink, tokens, span)
         self.buffers = Buffers(sink)
-        self.naive = NaiveMemory(limits.kv_tokens, limits.answer_tokens, limits.context, sink)
+        self.naive = NaiveMemory(limits.kv_tokens, limits.answer_tokens, limits.context, sink, limits.frames)
 
     def fits(self, tokens: int, span: int) -> bool:
         limits = self.limits
@@ -69,6 +69,7 @@ class Run:
         assert all(a < b for a, b in itertools.pairwise(positions))
         assert state.origin >= 0
         assert len(positions) == state.used <= limits.kv_tokens
+        assert limits.frames is None or state.frames <= limits.frames
         assert all(p < state.next_position for p in positions)
         assert state.next_position + limits.answer_tokens <= limits.context
         place = planner.question(state, limits.answer_tokens - 1)
@@ -83,7 +84,8 @@ def runs(draw: st.DrawFn) -> Run:
     answer = draw(st.integers(1, 10))
     kv = sink + tokens + draw(st.integers(0, 30))
     context = sink + span + answer + draw(st.integers(0, 60))
-    return Run(Limits(kv, answer, context), sink, tokens, span)
+    frames = draw(st.none() | st.integers(1, 4))
+    return Run(Limits(kv, answer, context, frames), sink, tokens, span)
 
 
 @st.composite
@@ -198,6 +200,20 @@ def test_admit_dialogue_evicted_as_a_whole_and_not_counted_as_frame() -> None:
     plan, state = planner.admit(state, "frame", 5, 5)
     assert (plan.evicted_slots, plan.evicted_frames) == (10, 0)
     assert state.segments == (Segment("frame", 5, 5), Segment("frame", 5, 5))
+
+
+def test_admit_more_frames_than_allowed_evicts_the_oldest_with_dialogues_before_it() -> None:
+    state = planner.start(Limits(100, 4, 200, frames=2), 3, 5, 5)
+    for kind in ("frame", "dialogue", "frame"):
+        _, state = planner.admit(state, kind, 5, 5)  # type: ignore[arg-type]
+    plan, state = planner.admit(state, "dialogue", 2, 2)
+    assert (plan.evicted_slots, state.frames) == (0, 2)
+    plan, state = planner.admit(state, "frame", 5, 5)
+    assert (plan.evicted_slots, plan.evicted_frames, plan.origin) == (5, 1, 5)
+    assert [segment.kind for segment in state.segments] == ["dialogue", "frame", "dialogue", "frame"]
+    plan, state = planner.admit(state, "frame", 5, 5)
+    assert (plan.evicted_slots, plan.evicted_frames) == (10, 1)
+    assert [segment.kind for segment in state.segments] == ["dialogue", "frame", "frame"]
 
 
 def test_admit_more_tokens_than_positions_refused() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from stc_export.cli.main import main
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate_types import FailedClip, RescoreRequest, ValidateRequest
+from stc_export.pipeline.validate_types import Comparison, Conversion, FailedClip, RescoreRequest, ValidateRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies
 from stc_export.validate.averages import Official, Share
+from stc_export.validate.folder import OriginalPlan
+from stc_export.validate.types import Interval
 from tests.stc_export.cli.results import VALIDATED
 
 if TYPE_CHECKING:
@@ -24,11 +26,23 @@ COMMAND = ["validate", "demo.stc", "--task", "demo", "--report", "out"]
 def test_validate_flags_become_the_request(pipeline: FakePipeline) -> None:
     flags = ["--policy", "paper", "--sweep", "pruner.keep=1.0,0.5", "--sweep", "cacher.interval=1,2"]
     files = ["--data", "ovo", "--fps", "0.5", "--scorer", "letter"]
-    assert main([*COMMAND, *flags, *files, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
-    sweep = ("pruner.keep=1.0,0.5", "cacher.interval=1,2")
-    paper = named_policies()["paper"]
+    original = ["--reference", "torch", "--model", "there", "--attention", "sdpa"]
+    assert main([*COMMAND, *flags, *files, *original, "--limit", "3", "--jobs", "4", "--max-runs", "9"]) == 0
     expected = ValidateRequest(
-        Path("demo.stc"), "demo", Path("out"), paper, sweep, 3, 9, 4, data=Path("ovo"), fps=0.5, scorer="letter"
+        Path("demo.stc"),
+        "demo",
+        Path("out"),
+        policy=named_policies()["paper"],
+        sweep=("pruner.keep=1.0,0.5", "cacher.interval=1,2"),
+        limit=3,
+        max_runs=9,
+        jobs=4,
+        reference="torch",
+        model="there",
+        attention="sdpa",
+        data=Path("ovo"),
+        fps=0.5,
+        scorer="letter",
     )
     assert pipeline.requests == [expected]
 
@@ -103,6 +117,15 @@ def test_validate_flags_that_do_not_go_together_exit_2(
     assert main(["validate", *arguments]) == 2
     assert f"error: {told}" in capsys.readouterr().err
     assert pipeline.requests == []
+
+
+def test_validate_text_shows_the_bundle_against_the_original_model() -> None:
+    conversion = Conversion("off", 0.9375, Comparison(Interval(-0.0625, -0.125, 0.0, 16), 1.0, "no difference"))
+    original = OriginalPlan("demo", "ab" * 32, "eager", "2.9", "5.0")
+    lines = result_text(replace(VALIDATED, original=original, conversions=(conversion,))).splitlines()
+    assert "the bundle against demo in transformers, same policy:" in lines
+    cells = [cell.strip() for cell in lines[-1].split("  ") if cell]
+    assert cells == ["off", "93.8 %", "-6.2 (-12.5 to +0.0)", "1", "no difference"]
 
 
 @pytest.mark.parametrize("flag", ["--limit", "--jobs", "--max-runs"])

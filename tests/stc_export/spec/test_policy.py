@@ -65,7 +65,11 @@ ANY_POLICY = st.builds(
         )
     ),
     memory=st.builds(
-        MemoryPolicy, st.none() | COUNT, st.integers(16, 10**6), st.sampled_from(["contiguous", "original"])
+        MemoryPolicy,
+        st.none() | COUNT,
+        st.integers(16, 10**6),
+        st.sampled_from(["contiguous", "original"]),
+        st.none() | COUNT,
     ),
 )
 POLICY = ANY_POLICY.filter(lambda parts: parts["gate"].mode != "adaptive" or parts["cacher"].metric == "cosine").map(
@@ -83,6 +87,7 @@ LEASTS = (
     ("pruner.seed", 0),
     ("memory.answer_tokens", 16),
     ("memory.kv_tokens", 1),
+    ("memory.frames", 1),
 )
 CHOICES = (
     ("gate.mode", "adaptiv", 'Did you mean "adaptive"? Known: off, paper, adaptive.'),

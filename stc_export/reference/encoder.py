@@ -1,0 +1,134 @@
+"""From a frame to ViT features in the original model: the runtime's decisions, transformers' layers."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stc_export.reference.model import TorchModel
+from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, full_pass
+from stc_export.spec.policy import Policy
+from stc_export.spec.report import CacherMode
+from stc_runtime.gate import Decision, GateState, decide
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFrame:
+    """What encoding one frame gave.
+
+    Attributes:
+        mode: How it was encoded.
+        recomputed: R.
+        indices: Tokens that were to be recomputed, ascending; none where the layers choose or merge them.
+        similarity: Mean cosine with the reference, 0 without one.
+        change: Relative change against the reference, infinite without one.
+        features: [T, C]; ``None`` for ``skip``.
+        gate_ms: Time of resize, patch embedding, comparison and decision.
+        vit_ms: Time of the layers.
+    """
+
+    mode: CacherMode
+    recomputed: int
+    indices: tuple[int, ...]
+    similarity: float
+    change: float
+    features: Tensor | None
+    gate_ms: float
+    vit_ms: float
+
+
+class Encoder(Protocol):
+    """Encodes the frames of one stream."""
+
+    def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
+        """Encode a frame uint8 [H, W, 3]."""
+        ...
+
+    def reset(self) -> None:
+        """Start a new stream."""
+        ...
+
+
+class CachedEncoder:
+    """The cacher of a policy."""
+
+    def __init__(self, model: TorchModel, policy: Policy) -> None:
+        """Start a stream.
+
+        Args:
+            model: Shared.
+            policy: ``gate`` and ``cacher`` are read.
+        """
+        self._model = model
+        self._policy = policy
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new stream."""
+        self._state = GateState()
+        self._cache: FrameCache | None = None
+        self._reference: Tensor | None = None
+
+    def encode(self, frame: NDArray[np.uint8]) -> EncodedFrame:
+        """Encode a frame uint8 [H, W, 3]."""
+        start = time.perf_counter()
+        patches = self._model.patch_embeddings(frame)
+        reference = torch.zeros_like(patches) if self._reference is None else self._reference
+        similarity = _cosine(patches.float(), reference.float()).cpu().numpy()
+        change = _change(patches, reference)
+        decision, self._state = decide(self._policy, self._state, similarity)
+        decided = time.perf_counter()
+        features = self._layers(patches, decision)
+        done = time.perf_counter()
+        return EncodedFrame(
+            mode=decision.mode,
+            recomputed=len(decision.indices),
+            indices=self._named(decision),
+            similarity=float(similarity.mean()),
+            change=change,
+            features=features,
+            gate_ms=(decided - start) * 1e3,
+            vit_ms=(done - decided) * 1e3 if features is not None else 0.0,
+        )
+
+    def _named(self, decision: Decision) -> tuple[int, ...]:
+        known = decision.mode == "selective" and self._policy.cacher.selection == "gate"
+        return tuple(decision.indices.tolist()) if known else ()
+
+    def _layers(self, patches: Tensor, decision: Decision) -> Tensor | None:
+        if decision.mode == "skip":
+            return None
+        layers, start = self._model.vision_layers, patches + self._model.positions()
+        indices = self._model.tensor(decision.indices)
+        if decision.mode == "full" or self._cache is None:
+            features, cache = full_pass(layers, start)
+        else:
+            selective = SELECTIVE_PASSES[self._policy.cacher.selection]
+            features, cache = selective(layers, start, self._cache, indices)
+        if decision.mode == "full" or self._policy.cacher.update == "rolling":
+            self._cache = cache
+            self._reference = (
+                patches if self._reference is None else self._reference.index_copy(0, indices, patches[indices])
+            )
+        return features
+
+
+def _cosine(rows: Tensor, others: Tensor) -> Tensor:
+    """Cosine of each row with one of its own, 0 where that is zero.
+
+    Written so that equal rows give exactly 1, as they do in a bundle: among them the lower index is recomputed first.
+    """
+    lengths = ((rows * rows).sum(dim=-1) * (others * others).sum(dim=-1)).sqrt()
+    return (rows * others).sum(dim=-1) / lengths.clamp_min(1e-12)
+
+
+def _change(patches: Tensor, reference: Tensor) -> float:
+    size = float(reference.float().norm())
+    return float((patches.float() - reference.float()).norm()) / size if size else math.inf

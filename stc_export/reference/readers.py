@@ -1,0 +1,131 @@
+"""From the features of a frame to what the LLM knows of it: at once, or only when there is a question."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stc_export.reference.memory import StreamCache
+from stc_export.reference.model import TorchModel
+from stc_export.reference.pruners import PRUNERS
+from stc_export.spec.errors import UnsupportedError, nearest
+from stc_export.spec.memory import kept_tokens
+from stc_export.spec.policy import Policy
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What reading one frame did.
+
+    Attributes:
+        kept: Visual tokens that the LLM gets of it; of methods that decide later, on average.
+        indices: Which, ascending, where that is decided at once.
+        evicted: Frames that left the memory for it.
+        pruner_ms: Time of projector, pooling and pruner.
+        prefill_ms: Time of the LLM.
+    """
+
+    kept: int
+    indices: tuple[int, ...]
+    evicted: int
+    pruner_ms: float
+    prefill_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A question that was read: logits [V] behind it, and how many tokens of an answer fit."""
+
+    logits: NDArray[np.float32]
+    room: int
+
+
+class Reader(Protocol):
+    """What the LLM of one stream knows."""
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        ...
+
+    def take(self, features: Tensor) -> Taken:
+        """Read a frame's features [T, C]."""
+        ...
+
+    def begin(self, embeds: Tensor) -> Begun:
+        """Read a question [S, D] behind the stream.
+
+        Raises:
+            QuestionError: It does not fit.
+        """
+        ...
+
+    def extend(self, embeds: Tensor) -> NDArray[np.float32]:
+        """Read more of the answer [S, D]; returns the logits [V] of the last token."""
+        ...
+
+    def end(self) -> None:
+        """Forget question and answer."""
+        ...
+
+
+class StreamReader:
+    """Prunes each frame by itself and prefills it at once, as a bundle does."""
+
+    def __init__(self, model: TorchModel, policy: Policy, sink: tuple[int, ...]) -> None:
+        """Start a stream.
+
+        Args:
+            model: Shared.
+            policy: ``pruner`` and ``memory`` are read.
+            sink: Token ids of the prompt before the video.
+
+        Raises:
+            UnsupportedError: The method has no reference.
+            ResourceError: The memory does not hold the sink and one frame.
+        """
+        method, total = policy.pruner.method, model.manifest.dims.vision.visual_tokens
+        if method not in PRUNERS:
+            raise UnsupportedError(f'The reference has no pruning method "{method}".', nearest(method, PRUNERS))
+        self._model = model
+        self._policy = policy
+        self._keep = total if method == "none" else kept_tokens(total, policy.pruner.keep)
+        self._pruner = PRUNERS[method](policy.pruner)
+        self._memory = StreamCache(model, policy, sink, self._keep)
+        self._next = 0
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        self._pruner = PRUNERS[self._policy.pruner.method](self._policy.pruner)
+        self._memory.reset()
+
+    def take(self, features: Tensor) -> Taken:
+        """Read a frame's features [T, C]."""
+        start = time.perf_counter()
+        tokens = self._model.visual_tokens(features)
+        kept = self._pruner.step(tokens, self._keep)
+        indices = kept.cpu().numpy()
+        pruned = time.perf_counter()
+        evicted = self._memory.add_frame(tokens[kept], indices)
+        done = time.perf_counter()
+        return Taken(len(kept), tuple(indices.tolist()), evicted, (pruned - start) * 1e3, (done - pruned) * 1e3)
+
+    def begin(self, embeds: Tensor) -> Begun:
+        """See :class:`Reader`."""
+        plan = self._memory.question(len(embeds))
+        self._next = plan.position
+        return Begun(self.extend(embeds), plan.answer_room)
+
+    def extend(self, embeds: Tensor) -> NDArray[np.float32]:
+        """See :class:`Reader`."""
+        logits = self._memory.extend(embeds, self._next)
+        self._next += len(embeds)
+        return logits
+
+    def end(self) -> None:
+        """See :class:`Reader`."""
+        self._memory.forget_question()

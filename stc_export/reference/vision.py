@@ -1,0 +1,140 @@
+"""A frame through the encoder layers of the original model: full, and selective by each of the three selections.
+
+Written from the published steps (STC paper, arXiv 2512.00891, section 3.3; docs/method.md), with transformers' own
+norms, projections, attention and MLPs. All functions are pure: they return a new cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from stc_export.spec.policy import Selection
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCache:
+    """What a frame leaves behind in a layer, all [T, C]: keys, values, attention output, MLP output."""
+
+    key: Tensor
+    value: Tensor
+    attention: Tensor
+    mlp: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FrameCache:
+    """What a frame leaves behind.
+
+    Attributes:
+        layers: Per layer.
+        delta: [T, C], what all layers together added to the input.
+    """
+
+    layers: tuple[LayerCache, ...]
+    delta: Tensor
+
+
+#: (layers, input [T, C], cache, indices int64 [R]) -> features [T, C] and the mixed cache.
+SelectivePass = Callable[[Sequence[Any], Tensor, FrameCache, Tensor], tuple[Tensor, FrameCache]]
+
+
+def full_pass(layers: Sequence[Any], start: Tensor) -> tuple[Tensor, FrameCache]:
+    """Encode all tokens.
+
+    Args:
+        layers: transformers' encoder layers.
+        start: Patch embeddings with positions [T, C].
+    """
+    x, kept = start, []
+    for layer in layers:
+        attention = layer.self_attn
+        h = layer.layer_norm1(x)
+        key, value = attention.k_proj(h), attention.v_proj(h)
+        attended = attend(attention, attention.q_proj(h), key, value)
+        x = x + attended
+        added = layer.mlp(layer.layer_norm2(x))
+        x = x + added
+        kept.append(LayerCache(key, value, attended, added))
+    return x, FrameCache(tuple(kept), x - start)
+
+
+def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention of R queries [R, C] over T keys and values [T, C], projected: [R, C].
+
+    Args:
+        attention: A ``SiglipAttention``.
+        query: Projected queries.
+        key: Projected keys.
+        value: Projected values.
+        bias: Added to the scores of each key, [T]; not for flash attention.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.models.siglip.modeling_siglip import eager_attention_forward
+
+    run = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)  # noqa: SLF001 - transformers' own modules read it so
+    heads = [x.unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)[None] for x in (query, key, value)]
+    mask = None if bias is None else bias.expand(1, 1, len(query), len(key))
+    mixed, _ = run(attention, *heads, mask, is_causal=False, scaling=attention.scale, dropout=0.0)
+    projected: Tensor = attention.out_proj(mixed.reshape(len(query), -1))
+    return projected
+
+
+def _gate(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
+    """``gate``: the given tokens in all layers; keys are cached as well, so no layer touches another token."""
+    x, kept = start[indices], []
+    for layer, old in zip(layers, cache.layers, strict=True):
+        attention = layer.self_attn
+        h = layer.layer_norm1(x)
+        key = _mix(old.key, attention.k_proj(h), indices)
+        value = _mix(old.value, attention.v_proj(h), indices)
+        x = x + attend(attention, attention.q_proj(h), key, value)
+        x = x + layer.mlp(layer.layer_norm2(x))
+        kept.append(replace(old, key=key, value=value))
+    delta = _mix(cache.delta, x - start[indices], indices)
+    return start + delta, FrameCache(tuple(kept), delta)
+
+
+def _ranked(
+    layers: Sequence[Any], start: Tensor, cache: FrameCache, count: int, ranking: Sequence[bool]
+) -> tuple[Tensor, FrameCache]:
+    """Layers that rank take the tokens whose keys are least like the cached ones, others those of the layer before."""
+    x, kept, indices = start, [], torch.arange(0)
+    for layer, old, ranks in zip(layers, cache.layers, ranking, strict=True):
+        attention = layer.self_attn
+        h = layer.layer_norm1(x)
+        key = attention.k_proj(h)  # of all tokens: for ranking, and attention sees fresh keys
+        indices = least_similar(key, old.key, count) if ranks else indices
+        value = _mix(old.value, attention.v_proj(h[indices]), indices)
+        attended = attend(attention, attention.q_proj(h[indices]), key, value)
+        x = x + (mixed := _mix(old.attention, attended, indices))
+        added = _mix(old.mlp, layer.mlp(layer.layer_norm2(x[indices])), indices)
+        x = x + added
+        kept.append(LayerCache(_mix(old.key, key[indices], indices), value, mixed, added))
+    return x, FrameCache(tuple(kept), x - start)
+
+
+def _per_layer(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
+    return _ranked(layers, start, cache, len(indices), [True] * len(layers))
+
+
+def _shared(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
+    return _ranked(layers, start, cache, len(indices), [True] + [False] * (len(layers) - 1))
+
+
+def least_similar(keys: Tensor, cached: Tensor, count: int) -> Tensor:
+    """Return the indices of the ``count`` rows of lowest cosine over all channels; of equal ones the lower index."""
+    similarity = cosine_similarity(keys.float(), cached.float(), dim=-1)
+    return torch.argsort(similarity, stable=True)[:count]
+
+
+def _mix(cached: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
+    return cached.index_copy(0, indices, rows)
+
+
+SELECTIVE_PASSES: Mapping[Selection, SelectivePass] = {"gate": _gate, "per_layer": _per_layer, "shared": _shared}
