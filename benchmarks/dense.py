@@ -15,7 +15,7 @@ from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import layout
 from stc_export.families.llava_onevision.attention import vision_steps
 from stc_export.families.llava_onevision.config import LlavaConfig
-from stc_export.families.llava_onevision.vision import VisionEncoder
+from stc_export.families.llava_onevision.vision import EncoderParts, VisionEncoder
 from stc_export.families.llava_onevision.weights import VISION, weight_files
 from stc_export.pipeline.bench_series import timed_ms
 from stc_export.spec.dims import ModelDims
@@ -31,7 +31,7 @@ class DenseEncoder(VisionEncoder):
     """All tokens of B frames through all layers."""
 
     def __init__(self, config: LlavaConfig, dtype: Any) -> None:
-        super().__init__(config, dtype, vision_steps, keys_apart=False)
+        super().__init__(config, dtype, EncoderParts(vision_steps), keys_apart=False)
 
     def forward(self, patch_embeddings: Any) -> Any:
         """Patch embeddings [B, T, C] -> features [B, T, C]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, Selection
+from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, Selection, named_policies
 
 #: Intervals of the published method: its curve of cost against fidelity.
 PAPER_INTERVALS = (2, 3, 4, 8, 16)
@@ -38,17 +38,36 @@ def _selections() -> Iterator[tuple[str, Policy]]:
 
 
 def _ours() -> Iterator[tuple[str, Policy]]:
-    """The default policy, its curve over ``tau``, and one setting changed at a time."""
-    yield "adaptive", Policy()
-    for tau in (0.85, 0.9, 0.97, 0.98, 0.99):
-        yield f"adaptive tau={tau:.2f}", _adaptive(GatePolicy(tau=tau))
-    for interval in (4, 16, 32):
-        yield f"adaptive max={interval}", _adaptive(GatePolicy(max_interval=interval))
-    for floor in (0.0, 0.2):
-        yield f"adaptive floor={floor:.2f}", _adaptive(GatePolicy(floor=floor))
-    for cut in (0.2, 0.6):
-        yield f"adaptive cut={cut:.2f}", _adaptive(GatePolicy(cut=cut))
-    yield "adaptive tau=0.95 cut=0.60 max=32 floor=0.00", _adaptive(GatePolicy(cut=0.6, max_interval=32, floor=0.0))
+    """Those that have a name, and what lies around them: a curve over ``tau``, one over ``max_interval``, margins."""
+    for name in ("adaptive", "fast"):
+        yield name, named_policies()[name]
+    for gate in (*_plain(), *_margins()):
+        yield gate_name(gate), Policy(gate=gate)
+
+
+def _plain() -> Iterator[GatePolicy]:
+    """Without a margin."""
+    middle = GatePolicy(tau=0.95, margin=0, cut=0.4, floor=0.1, max_interval=8)
+    yield from (replace(middle, tau=tau) for tau in (0.85, 0.9, 0.95, 0.97, 0.98, 0.99))
+    yield from (replace(middle, max_interval=interval) for interval in (4, 16, 32))
+    yield from (replace(middle, floor=floor) for floor in (0.0, 0.2))
+    yield from (replace(middle, cut=cut) for cut in (0.2, 0.6))
+    yield replace(middle, cut=0.6, max_interval=32, floor=0.0)
+
+
+def _margins() -> Iterator[GatePolicy]:
+    """With the neighbours of changed tokens, and nothing else."""
+    for interval in (2, 4, 8, 16):
+        yield from (_margin(tau, interval) for tau in (0.7, 0.8, 0.9, 0.95))
+
+
+def _margin(tau: float, interval: int) -> GatePolicy:
+    return GatePolicy(tau=tau, margin=1, cut=0.4, floor=0.0, max_interval=interval)
+
+
+def gate_name(gate: GatePolicy) -> str:
+    """Name of a setting of the gate."""
+    return f"tau={gate.tau:.2f} margin={gate.margin} cut={gate.cut:.1f} floor={gate.floor:.1f} max={gate.max_interval}"
 
 
 def _fixed(selection: Selection, interval: int) -> Policy:
@@ -56,7 +75,3 @@ def _fixed(selection: Selection, interval: int) -> Policy:
         gate=GatePolicy(mode="paper"),
         cacher=CacherPolicy(selection=selection, update="reference", interval=interval, update_ratio=0.25),
     )
-
-
-def _adaptive(gate: GatePolicy) -> Policy:
-    return Policy(gate=gate)

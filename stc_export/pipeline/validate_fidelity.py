@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stc_export.pipeline.validate_types import Closeness, FidelityScore, SettingScore
-from stc_export.validate.statistics import mean_interval
 from stc_export.validate.types import ClipFidelity, ClipOutcome
 
 #: With fewer clips an interval from drawing clips says nothing.
@@ -57,6 +56,8 @@ def _closeness(clips: Sequence[Sequence[float]], worst: Callable[[Sequence[float
     samples = [sample for clip in clips for sample in clip]
     if not samples:  # a policy that gives the LLM no token of any frame
         return Closeness(0.0, 0.0, 0, None, None)
+    from stc_export.validate.statistics import mean_interval  # numpy: the command line reads this file for its help
+
     low, high = mean_interval(clips) if len(clips) >= _LEAST_CLIPS else (None, None)
     return Closeness(sum(samples) / len(samples), worst(samples), len(samples), low, high)
 

@@ -7,6 +7,7 @@ over all layers (VidCom2, arXiv 2505.14454, after SparseVLM). ``pruner.keep`` is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -203,5 +204,5 @@ def check_least(method: str, least: float, keep: float) -> None:
         raise PolicyError(
             f"pruner.keep is {keep:g}, but {method} keeps all visual tokens in its first layers, "
             f"which alone are {least:.3g} of the mean over all layers.",
-            f"Raise pruner.keep above {least:.3g}.",
+            f"Raise pruner.keep above {math.ceil(least * 1000) / 1000:g}.",
         )

@@ -106,7 +106,7 @@ def test_vit_macs_gate_are_those_of_the_module(recomputed: int) -> None:
 @pytest.mark.parametrize("selection", ["per_layer", "shared"])
 @pytest.mark.parametrize("recomputed", [1, 6, 25])
 def test_vit_macs_ranking_are_those_of_the_module(selection: Any, recomputed: int) -> None:
-    graph = vit_ranking_graph(CONFIG, FORM, selection)
+    graph = vit_ranking_graph(CONFIG, FORM, selection, "cosine")
     assert vit_macs(CONFIG.dims.vision, selection, recomputed) == counted(graph, R=recomputed)
 
 
@@ -117,5 +117,5 @@ def test_llm_macs_are_those_of_the_module(new: int, past: int) -> None:
 
 def test_gate_and_projector_macs_are_those_of_the_modules() -> None:
     plain = next(row for row in PRUNERS if row.name == "none")
-    assert gate_macs(CONFIG.dims.vision) == counted(gate_graph(CONFIG, FORM))
+    assert gate_macs(CONFIG.dims.vision) == counted(gate_graph(CONFIG, FORM, "cosine"))
     assert projector_macs(CONFIG.dims) == counted(pruner_graph(CONFIG, FORM, plain))

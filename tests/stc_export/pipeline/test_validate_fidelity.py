@@ -111,7 +111,7 @@ def a_clip(number: int, cosines: tuple[float, ...], right: tuple[bool, ...]) -> 
     found = ClipFidelity(cosines, tuple(1 - one for one in cosines), cosines[:1], (0.5,), right, nats)
     frames = len(cosines)
     work, times = Work(frames, frames, 0, 25, 25, 9, 3), StageTimes(*[(1.0,)] * 8)
-    return ClipOutcome(name, answers, work, times, found)
+    return ClipOutcome(name, answers, work, times, fidelity=found)
 
 
 def test_score_weighs_frames_and_questions_not_clips() -> None:

@@ -76,8 +76,8 @@ def test_every_clip_has_frames_and_its_task_s_scorer(tmp_path: Path, task: str) 
     assert len(found.annotations) == 64
 
 
-def test_the_tasks_are_demo_and_those_that_have_a_folder_here() -> None:
-    assert list(TASKS) == ["demo", *WRITERS]
+def test_the_tasks_are_two_of_ours_and_those_that_have_a_folder_here() -> None:
+    assert list(TASKS) == ["demo", "fidelity", *WRITERS]
 
 
 def test_ovo_bench_has_the_benchmark_s_prompts_videos_and_groups(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The sweeps of the demo world: what they ask for exists, and answers keep the order of clips and questions."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS
+from stc_export.validate.rows import SettingClip
+from stc_export.validate.sweep import make_settings, parse_axis
+from stc_export.validate.types import Answered, ClipOutcome, StageTimes, Work
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def sweeps() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield importlib.import_module("demo_sweeps")
+        patch.delitem(sys.modules, "demo_sweeps")
+
+
+def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
+    for sweep in sweeps.SWEEPS.values():
+        settings = make_settings(sweep.base, [parse_axis(text) for text in sweep.axes])
+        assert {one.policy.pruner.method for one in settings} <= {
+            method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)
+        }
+    counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
+    assert counts == {"methods": 33, "cacher": 7, "selections": 7, "budgets": 9, "dtd": 5, "positions": 5}
+
+
+def a_clip(setting: str, name: str, letters: str) -> SettingClip:
+    answers = tuple(
+        Answered(name, place, "kind", "group", "A", letter.strip(), letter == "A")
+        for place, letter in enumerate(letters)
+    )
+    return SettingClip(setting, ClipOutcome(name, answers, Work(1, 1, 0, 25, 25, 9, 3), StageTimes(*[()] * 8)))
+
+
+def test_answers_are_a_letter_each_in_the_order_of_the_clips(sweeps: Any) -> None:
+    clips = [a_clip("off", "test/1", "B "), a_clip("x", "test/0", "D"), a_clip("off", "test/0", "AC")]
+    assert sweeps._answers(clips, "off") == "ACB-"
+
+
+def test_table_has_a_row_for_each_setting(sweeps: Any) -> None:
+    share = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 20}
+    off = {"name": "off", "right": share, "against_off": None, "computed": 1.0, "kept": 1.0}
+    half = off | {"name": "half", "kept": 0.5, "against_off": {"difference": share | {"value": -0.0125}}}
+    text = sweeps.table({"about": "some", "questions": 1200, "clips": 20, "settings": [off, half]})
+    assert text.splitlines()[0] == "some: 1,200 questions about 20 clips"
+    assert text.splitlines()[-1] == "| half | 90.0 % | -1.2 (+80.0 to +95.0) | 100% | 50% |"
