@@ -63,7 +63,7 @@ SWEEPS: Mapping[str, Sweep] = {
         _DENSE,
         (
             "pruner.method=stc_dual_anchor,stc_gaussian,vidcom2,vcast,evs,visionzip,random,stride",
-            "pruner.keep=0.5,0.3,0.25,0.15",
+            "pruner.keep=0.3,0.15",
         ),
     ),
     "cacher": Sweep(

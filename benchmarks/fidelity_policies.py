@@ -58,7 +58,7 @@ def _plain() -> Iterator[GatePolicy]:
 def _margins() -> Iterator[GatePolicy]:
     """With the neighbours of changed tokens, and nothing else."""
     for interval in (2, 4, 8, 16):
-        yield from (_margin(tau, interval) for tau in (0.7, 0.8, 0.9, 0.95))
+        yield from (_margin(tau, interval) for tau in (0.8, 0.9))
 
 
 def _margin(tau: float, interval: int) -> GatePolicy:

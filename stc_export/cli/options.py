@@ -11,7 +11,7 @@ from stc_export.spec.policy import Policy, policy_from_argument
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", metavar="FILE", help="adaptive, paper, off, or a JSON file.")
+    str | None, typer.Option("--policy", metavar="FILE", help="adaptive, fast, paper, off, or a JSON file.")
 ]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that build wrote.")]
 ThreadsOption = Annotated[

@@ -78,13 +78,13 @@ def test_range_on_the_page_is_the_range(key: str) -> None:
 def test_named_policies_on_the_page_are_those_of_the_code() -> None:
     named = policy.named_policies()
     shown = [block for block in blocks(PAGE, "json") if '"interval"' in block]
-    assert shown == [codec.to_json(named[name]) for name in ("adaptive", "paper", "off")]
+    assert shown == [codec.to_json(named[name]) for name in ("adaptive", "fast", "paper", "off")]
     assert len(shown) == len(named)
 
 
 def test_example_is_a_policy_and_its_figures_are_right() -> None:
     example = policy.policy_from_text(blocks(PAGE, "json")[-1], "kitchen.json")
-    assert (example.gate.tau, example.gate.max_interval, example.pruner.history) == (0.9, 30, 60)
+    assert (example.gate.tau, example.gate.max_interval, example.pruner.history) == (0.8, 30, 60)
     kept = kept_tokens(196, example.pruner.keep)
     assert kept == 39
     assert {((example.memory.kv_tokens or 0) - prompt) // kept for prompt in range(3, 40)} == {104}

@@ -83,7 +83,8 @@ def test_film_with_the_paper_policy_alternates_full_and_quarter(tiny_model: Mode
 
 @pytest.mark.network
 def test_film_with_the_adaptive_policy_uses_all_modes_and_counts_add_up(tiny_model: Model, film: list) -> None:
-    session = StreamSession(tiny_model, Policy())
+    gate = GatePolicy(tau=0.95, margin=0, floor=0.1, max_interval=8)
+    session = StreamSession(tiny_model, Policy(gate=gate))
     reports = [session.push(*frame) for frame in film]
     counts = check_counts(session, reports)
     assert counts.total() == 110
@@ -92,7 +93,7 @@ def test_film_with_the_adaptive_policy_uses_all_modes_and_counts_add_up(tiny_mod
     assert all("full" in modes[first : first + 8] for first in range(110 - 8))
     assert reports[0].change == np.inf
     # A frame is skipped when no token is below tau, hence neither is their mean.
-    assert all(report.similarity >= Policy().gate.tau for report in reports if report.mode == "skip")
+    assert all(report.similarity >= gate.tau for report in reports if report.mode == "skip")
 
 
 def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
@@ -103,14 +104,14 @@ def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
         reports.append(session.push(frame, float(second)))
         sizes.append(session.remembered_tokens)
     assert [report.mode for report in reports] == (["full"] + ["skip"] * 7) * 3
-    assert sizes == [5] * 8 + [7] * 8 + [9] * 8
+    assert sizes == [6] * 8 + [9] * 8 + [12] * 8
     assert all(report.similarity == pytest.approx(1.0) for report in reports[1:])
     assert all(report.change == 0.0 for report in reports[1:])
     assert check_counts(session, reports) == {"full": 3, "skip": 21}
 
 
 def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(floor=0.0)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0)))
     (frame,) = scene(1)
     changed = frame.copy()
     changed[:12, :12] = 255 - changed[:12, :12]  # inside the first of 5 x 5 patches
@@ -119,7 +120,7 @@ def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Mod
 
 
 def test_report_names_the_recomputed_tokens_of_a_selective_frame_in_raster_order(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(floor=0.0)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0)))
     (frame,) = scene(1)  # 96 x 128: each of 5 x 5 tokens covers 19.2 x 25.6 pixels
     changed = frame.copy()
     for top, left in ((43, 82), (4, 56)):  # well inside row 2, column 3 and row 0, column 2

@@ -20,7 +20,8 @@ similarities = st.lists(
 
 
 def adaptive(**settings: float) -> Policy:
-    return Policy(gate=dataclasses.replace(GatePolicy(), **settings))
+    """Settings of a gate that does not skip a frame for long, without margin unless it is asked for."""
+    return Policy(gate=dataclasses.replace(GatePolicy(tau=0.95, margin=0, floor=0.1, max_interval=8), **settings))
 
 
 def paper(interval: int, ratio: float) -> Policy:

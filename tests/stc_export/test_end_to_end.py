@@ -48,7 +48,7 @@ def test_run_on_a_video_reports_all_contract_keys(
     frames, tokens = report["frames"], report["tokens"]
     assert frames["total"] == 24 == frames["full"] + frames["selective"] + frames["skip"]
     assert tokens["visual_before"] == 24 * 9
-    assert tokens["visual_kept"] == (frames["full"] + frames["selective"]) * 2  # 30 % of 9, rounded down
+    assert tokens["visual_kept"] == (frames["full"] + frames["selective"]) * 3  # 40 % of 9, rounded down
     for stage in ("gate", "vit_full", "vit_selective", "pruner", "prefill", "decode"):
         assert set(report["latency_ms"][stage]) == {"p50", "p95", "n"}
     assert report["latency_ms"]["gate"]["n"] == 24
@@ -302,4 +302,4 @@ def test_run_with_policies_that_cannot_be_used(
     assert code == 2
     assert 'no pruner graph "stc_gausian"' in problem
     code, problem, fix = refusal(capsys, *arguments, "papper")
-    assert (code, fix) == (2, 'Did you mean "paper"? Known: adaptive, paper, off.')
+    assert (code, fix) == (2, 'Did you mean "paper"? Known: adaptive, fast, paper, off.')

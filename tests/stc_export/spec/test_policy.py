@@ -248,7 +248,7 @@ def test_argument_that_is_neither_names_the_nearest_name(tmp_path: Path, kind: s
     with pytest.raises(PolicyError) as caught:
         policy_from_argument("adaptve", path)
     assert caught.value.problem == 'Policy "adaptve" is neither a named policy nor a readable file.'
-    assert caught.value.fix == 'Did you mean "adaptive"? Known: adaptive, paper, off.'
+    assert caught.value.fix == 'Did you mean "adaptive"? Known: adaptive, fast, paper, off.'
 
 
 @pytest.mark.parametrize("metric", [name for name in METRIC_NAMES if name != "cosine"])
