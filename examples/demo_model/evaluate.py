@@ -60,9 +60,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="The demo model, built for the CPU.")] = BUNDLE,
     out: Annotated[Path, typer.Option(help="Where the results go.")] = RESULTS,
     clips: Annotated[int, typer.Option(help="Only so many clips; 0 for all.")] = 0,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Measure this setting anew, keep the rest.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this setting anew, keep the rest.")] = None,
 ) -> None:
     """Answer the test set under every setting and write counts, intervals and every single answer."""
     quizzes = test_set()[: clips or None]

@@ -120,7 +120,7 @@ def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Mod
 
 
 def test_report_names_the_recomputed_tokens_of_a_selective_frame_in_raster_order(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(tau=0.95, margin=0)))
     (frame,) = scene(1)  # 96 x 128: each of 5 x 5 tokens covers 19.2 x 25.6 pixels
     changed = frame.copy()
     for top, left in ((43, 82), (4, 56)):  # well inside row 2, column 3 and row 0, column 2

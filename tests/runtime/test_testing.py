@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
+from stc_export.spec.policy import CacherPolicy, GatePolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession, TopP
 from stc_runtime.testing import FakeBackend
 from tests.runtime.scenes import scene, watch

@@ -26,7 +26,9 @@ trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages
 #: flavours.
 BUNDLES = ["tiny_bundle", "tiny_bundle_fp16", "siglip_bundle", "untied_bundle", "demo_bundle"]
 BUNDLES += ["tiny_modern_bundle", "tiny_modern_bundle_fp16", "siglip_modern_bundle_fp16"]
-BUNDLES += ["tiny_bundle_bf16", "tiny_modern_bundle_bf16", "siglip_modern_bundle_bf16"]
+BUNDLES += ["tiny_bundle_bf16", "tiny_modern_bundle_bf16"]
+#: The same at the sizes of SigLIP takes a minute to build and one to compile.
+LARGE = pytest.param("siglip_modern_bundle_bf16", marks=pytest.mark.slow)
 
 
 def note(phases: set[str], phase: str, _done: int, _steps: int) -> None:
@@ -51,7 +53,7 @@ def one_node(tmp_path: Path, node: Any, inputs: dict[str, list[Any]], **initiali
     return str(path)
 
 
-@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("name", [*BUNDLES, LARGE])
 def test_every_graph_of_a_bundle_becomes_a_plan(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(name)
     manifest = read_manifest(bundle)
