@@ -34,7 +34,7 @@ def draw(record: Record) -> Any:
 
 def _draw_clip(axes: Any, vision: VisionDims, runs: dict[str, Run]) -> None:
     published = [runs[paper_name(interval)] for interval in PAPER_INTERVALS]
-    margins = [run for name, run in runs.items() if "tau=0.90 margin=1" in name]
+    margins = [run for name, run in runs.items() if name == "adaptive" or "tau=0.90 margin=1" in name]
     _curve(axes, vision, published, _PAPER, "published, N = 2 to 16")
     _curve(axes, vision, margins, _OURS, "adaptive, full every 2 to 16")
     for name in ("adaptive", "fast"):

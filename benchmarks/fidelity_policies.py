@@ -56,9 +56,11 @@ def _plain() -> Iterator[GatePolicy]:
 
 
 def _margins() -> Iterator[GatePolicy]:
-    """With the neighbours of changed tokens, and nothing else."""
+    """With the neighbours of changed tokens, and nothing else; what is missing here is ``adaptive`` and ``fast``."""
+    named = [policy.gate for policy in named_policies().values()]
     for interval in (2, 4, 8, 16):
-        yield from (_margin(tau, interval) for tau in (0.8, 0.9))
+        gates = (_margin(tau, interval) for tau in (0.8, 0.9))
+        yield from (gate for gate in gates if gate not in named)
 
 
 def _margin(tau: float, interval: int) -> GatePolicy:

@@ -24,7 +24,7 @@ class Refuse:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Refuse())
 """
-#: A stream in three policies, then a question in text and a video file, which need more.
+#: A stream in every named policy, then a question in text and a video file, which need more.
 STREAM = """
 import json, sys
 import numpy as np
@@ -77,10 +77,9 @@ def modules_of(distributions: set[str]) -> set[str]:
 def check(done: subprocess.CompletedProcess[str], allowed: set[str]) -> None:
     assert done.returncode == 0, done.stderr
     answers, modes, question, video, found = json.loads(done.stdout)
-    assert len(answers) == 3
+    assert len(answers) == 4
     assert all(0 <= token < 512 for answer in answers for token in answer)
-    assert modes[8:] == ["full"] * 4
-    assert modes[4:8] == ["full", "selective"] * 2
+    assert modes[8:] == ["full", "selective"] * 2 + ["full"] * 4  # paper, then off
     assert question[0] == 'Reading a question needs the package "tokenizers", which is not installed.'
     assert 'pip install "stc-export[text]"' in question[1]
     assert 'pip install "stc-export[video]"' in video[1]
