@@ -21,6 +21,7 @@ from stc_export.cli.progress import make_progress
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.types import BuildRequest
 from stc_export.pipeline.validate import validate
+from stc_export.pipeline.validate_table import points_text, share_text
 from stc_export.pipeline.validate_types import SettingScore, ValidateRequest, ValidateResult
 from stc_export.spec.files import write_file
 from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, PrunerPolicy, named_policies
@@ -63,7 +64,7 @@ SWEEPS: Mapping[str, Sweep] = {
         _DENSE,
         (
             "pruner.method=stc_dual_anchor,stc_gaussian,vidcom2,vcast,evs,visionzip,random,stride",
-            "pruner.keep=0.3,0.15",
+            "pruner.keep=0.5,0.3,0.25,0.15",
         ),
     ),
     "cacher": Sweep(
@@ -107,7 +108,7 @@ def main() -> None:
         result, clips = _run(SWEEPS[name], bundle, options.work / name, options.limit, options.jobs)
         document = _document(SWEEPS[name], result, clips)
         write_file((json.dumps(document, indent=1) + "\n").encode(), options.results / f"demo-{name}.json")
-        print(table(document))
+        print(table(SWEEPS[name].about, result))
 
 
 def _options() -> argparse.Namespace:
@@ -163,26 +164,20 @@ def _setting(row: SettingScore) -> dict[str, Any]:
     }
 
 
-def table(document: Mapping[str, Any]) -> str:
+def table(about: str, result: ValidateResult) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        f"{document['about']}: {document['questions']:,} questions about {document['clips']} clips\n",
+        f"{about}: {result.questions:,} questions about {result.clips} clips\n",
         "| setting | right | against off, points | ViT tokens computed | visual tokens kept |",
         "|---|---|---|---|---|",
     ]
-    return "\n".join(lines + [_line(row) for row in document["settings"]])
+    return "\n".join(lines + [_line(row) for row in result.settings])
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    against = row["against_off"]
-    points = "" if against is None else _points(against["difference"])
-    cost = f"{row['computed']:.0%} | {row['kept']:.0%}"
-    return f"| {row['name']} | {100 * row['right']['value']:.1f} % | {points} | {cost} |"
-
-
-def _points(found: Mapping[str, float]) -> str:
-    value, low, high = (round(100 * found[key], 1) + 0.0 for key in ("value", "low", "high"))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+def _line(row: SettingScore) -> str:
+    against = row.overall.against_off
+    points = "" if against is None else points_text(against.difference)
+    return f"| {row.name} | {share_text(row.overall.accuracy)} | {points} | {row.computed:.0%} | {row.kept:.0%} |"
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ class StreamSession:
     def features(self) -> NDArray[Any]:
         """ViT features [T, C] of the newest frame, of a skipped one those of the frame before; zeros without any.
 
-        They are copied from wherever the backend has them, each time that they are read.
+        They are copied from wherever the backend has them, each time that they are read. In a bf16 bundle they are
+        uint16 that carry bfloat16 (:mod:`stc_runtime.dtypes`).
 
         Raises:
             SessionStateError: The session is closed, busy in another thread, or an answer is not finished.
@@ -146,7 +147,7 @@ class StreamSession:
     def visual_tokens(self) -> NDArray[Any]:
         """Projected visual tokens [K, D] that the LLM got of the last frame that was not skipped; not to be changed.
 
-        They are in the order of its ``kept_indices``; [0, D] without any.
+        They are in the order of its ``kept_indices``, in the type of :attr:`features`; [0, D] without any.
         """
         return self._visual_tokens
 

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_runtime.dtypes import widened
+
 #: Digits that are kept: far below any difference that means something.
 _DIGITS = 6
 
 
 def cosine(found: NDArray[Any], dense: NDArray[Any]) -> float:
     """Return the mean cosine of the rows of two arrays [N, W]; 0 for a row where one of them is zero."""
-    a, b = found.astype(np.float64), dense.astype(np.float64)
+    a, b = _numbers(found), _numbers(dense)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products = np.einsum("nw,nw->n", a, b)
     cosines = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
@@ -22,9 +24,14 @@ def cosine(found: NDArray[Any], dense: NDArray[Any]) -> float:
 
 def relative_error(found: NDArray[Any], dense: NDArray[Any]) -> float:
     """Return |found - dense| / |dense| of two whole arrays; 1 where only ``dense`` is zero, 0 where both are."""
-    a, b = found.astype(np.float64), dense.astype(np.float64)
+    a, b = _numbers(found), _numbers(dense)
     difference, length = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
     return round(difference / (length or difference), _DIGITS) if difference else 0.0
+
+
+def _numbers(carried: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what an array of a session says; tokens of a bf16 bundle come as uint16."""
+    return widened(carried).astype(np.float64)
 
 
 def divergence(dense: NDArray[np.float32], found: NDArray[np.float32]) -> float:

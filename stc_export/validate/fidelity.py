@@ -6,24 +6,19 @@ That is a stand-in for accuracy: an answer that differs may be the better one, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stc_export.spec.errors import UsageError, VideoError
 from stc_export.spec.files import file_digest
 from stc_export.spec.policy import named_policies
+from stc_export.validate.footage import VideoFile
 from stc_export.validate.paired import PairedStream
 from stc_export.validate.scorers import answered, settled
 from stc_export.validate.types import ClipOutcome, TaskClip, TaskClips, TaskOptions, TaskQuestion
 from stc_export.validate.watch import watch_clip
 from stc_runtime.session import StreamSession
-from stc_runtime.video import read_frames
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 #: Asked of every video unless ``--ask`` names others: what is there, what happens, where, and how many.
 QUESTIONS = (
@@ -38,29 +33,6 @@ MOMENTS = 3
 FPS = 1.0
 _ANSWER_TOKENS = 32
 _SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
-
-
-@dataclass(frozen=True)
-class Film:
-    """The frames of a video file.
-
-    Attributes:
-        path: The file.
-        fps: Frames to take per second; see :mod:`stc_runtime.video` for which.
-    """
-
-    path: Path
-    fps: float
-
-    def frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        """Yield frames, uint8 [H, W, 3] RGB, each with its time in seconds.
-
-        Raises:
-            VideoError: The video cannot be read.
-            MissingDependencyError: The package that reads videos is not installed.
-        """
-        with read_frames(self.path, self.fps) as reader:
-            yield from reader
 
 
 def read_films(options: TaskOptions) -> TaskClips:
@@ -97,7 +69,7 @@ def _videos(data: Path) -> list[Path]:
 
 
 def _clip(path: Path, fps: float, questions: Sequence[str]) -> TaskClip:
-    film = Film(path, fps)
+    film = VideoFile(path, fps, most_missing=1.0)  # a recording that was cut off is compared as far as it goes
     times = [seconds for _, seconds in film.frames()]
     if len(times) < MOMENTS:
         raise VideoError(

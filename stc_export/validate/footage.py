@@ -28,12 +28,14 @@ class VideoFile:
         fps: Frames to take per second.
         start_s: Start of the part in seconds; times count from there.
         end_s: Its end.
+        most_missing: Share of the stated length that may be missing.
     """
 
     path: Path
     fps: float
     start_s: float = 0.0
     end_s: float = math.inf
+    most_missing: float = _MOST_MISSING
 
     def frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
         """Yield frames, uint8 [H, W, 3] RGB, each with its time in seconds.
@@ -47,7 +49,7 @@ class VideoFile:
                 last_s = self.start_s + seconds
                 yield frame, seconds
             missing_s = reader.damage.missing_s
-        if missing_s > _MOST_MISSING * (last_s + missing_s):
+        if missing_s > self.most_missing * (last_s + missing_s):
             raise VideoError(
                 f'Video "{self.path}" lacks its last {missing_s:.1f} s.', "Copy it again; the file is cut off."
             )

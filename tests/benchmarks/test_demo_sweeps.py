@@ -14,6 +14,7 @@ from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.types import Answered, ClipOutcome, StageTimes, Work
+from tests.stc_export.cli.results import VALIDATED
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -33,7 +34,7 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
             method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)
         }
     counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
-    assert counts == {"methods": 17, "cacher": 7, "selections": 7, "budgets": 9, "dtd": 5, "positions": 5}
+    assert counts == {"methods": 33, "cacher": 7, "selections": 7, "budgets": 9, "dtd": 5, "positions": 5}
 
 
 def a_clip(setting: str, name: str, letters: str) -> SettingClip:
@@ -50,9 +51,7 @@ def test_answers_are_a_letter_each_in_the_order_of_the_clips(sweeps: Any) -> Non
 
 
 def test_table_has_a_row_for_each_setting(sweeps: Any) -> None:
-    share = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 20}
-    off = {"name": "off", "right": share, "against_off": None, "computed": 1.0, "kept": 1.0}
-    half = off | {"name": "half", "kept": 0.5, "against_off": {"difference": share | {"value": -0.0125}}}
-    text = sweeps.table({"about": "some", "questions": 1200, "clips": 20, "settings": [off, half]})
-    assert text.splitlines()[0] == "some: 1,200 questions about 20 clips"
-    assert text.splitlines()[-1] == "| half | 90.0 % | -1.2 (+80.0 to +95.0) | 100% | 50% |"
+    lines = sweeps.table("some", VALIDATED).splitlines()
+    assert lines[0] == "some: 16 questions about 2 clips"
+    right, points = "50.0 % (25.0 to 75.0)", "-25.0 (-50.0 to -12.5)"
+    assert lines[-1] == f"| pruner.keep=0.3 | {right} | {points} | 100% | 28% |"

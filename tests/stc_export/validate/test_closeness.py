@@ -10,6 +10,7 @@ from scipy.spatial.distance import cosine as scipy_distance
 from scipy.special import rel_entr, softmax
 
 from stc_export.validate.closeness import cosine, divergence, relative_error
+from stc_runtime.dtypes import narrowed, widened
 
 NUMBERS = st.floats(-100, 100, width=32)
 ROWS = arrays(np.float32, (3, 4), elements=NUMBERS)
@@ -20,6 +21,14 @@ def test_cosine_is_the_mean_over_rows() -> None:
     found, dense = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
     expected = np.mean([1 - scipy_distance(a, b) for a, b in zip(found, dense, strict=True)])
     assert cosine(found, dense) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bfloat16_counts_as_the_numbers_that_it_carries() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 7)).astype(np.float32)
+    found, dense = narrowed(a, np.uint16), narrowed(b, np.uint16)
+    for measure in (cosine, relative_error):
+        assert measure(found, dense) == measure(widened(found), widened(dense))
+        assert measure(found, dense) == pytest.approx(measure(a, b), abs=0.02)
 
 
 @given(ROWS, ROWS)
