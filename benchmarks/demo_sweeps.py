@@ -20,9 +20,9 @@ from typing import Any
 from stc_export.cli.progress import make_progress
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.types import BuildRequest
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_table import points_text, share_text
-from stc_export.pipeline.validate_types import SettingScore, ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.table import points_text, share_text
+from stc_export.pipeline.validate.types import SettingScore, ValidateRequest, ValidateResult
 from stc_export.spec.files import write_file
 from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, PrunerPolicy, named_policies
 from stc_export.validate.folder import RESULTS as ROWS

@@ -17,7 +17,7 @@ from stc_export.families.llava_onevision.attention import vision_steps
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.vision import EncoderParts, VisionEncoder
 from stc_export.families.llava_onevision.weights import VISION, weight_files
-from stc_export.pipeline.bench_series import timed_ms
+from stc_export.pipeline.bench.series import timed_ms
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import TensorSpec

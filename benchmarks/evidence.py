@@ -25,8 +25,8 @@ from stc_engines.recognise import Machine, check_is_here, detect_target, read_ma
 from stc_engines.table import Target, find_target
 from stc_engines.trt.product import PRODUCTS
 from stc_export.cli.progress import make_progress
-from stc_export.pipeline.bench import bench
-from stc_export.pipeline.bench_record import BenchRecord
+from stc_export.pipeline.bench.record import BenchRecord
+from stc_export.pipeline.bench.run import bench
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.seal import seal_bundle
 from stc_export.pipeline.types import BenchRequest, BuildRequest, SealRequest

@@ -8,7 +8,7 @@ from typing import Literal
 
 from stc_engines.detect import Gpu
 from stc_export.cli.text import bytes_text, ms_text
-from stc_export.pipeline.bench_record import BenchRecord, Environment
+from stc_export.pipeline.bench.record import BenchRecord, Environment
 from stc_export.spec.engines import SealRecord
 from stc_export.spec.manifest import GraphParity
 

@@ -28,7 +28,7 @@ from fidelity_policies import PAPER_INTERVALS, paper_name, policies
 from numpy.typing import NDArray
 
 from examples.real_videos import VIDEOS, RealVideo, fetch, fetch_member
-from stc_export.pipeline.bench_record import Environment, command_line, load_average, read_environment
+from stc_export.pipeline.bench.record import Environment, command_line, load_average, read_environment
 from stc_export.pipeline.operations import vit_macs
 from stc_export.spec import codec
 from stc_export.spec.dims import VisionDims

@@ -17,7 +17,7 @@ from dense import DenseVit
 from shapes import FULL, QUICK, Plan, cached_bundle
 
 from stc_export.cli.progress import make_progress
-from stc_export.pipeline.bench_record import (
+from stc_export.pipeline.bench.record import (
     SCHEMA,
     BenchRecord,
     command_line,
@@ -26,9 +26,9 @@ from stc_export.pipeline.bench_record import (
     read_environment,
     write_record,
 )
-from stc_export.pipeline.bench_series import Measured, Series, compare, compare_interval, interleaved
-from stc_export.pipeline.bench_stages import VitPasses, measure_prefill, measure_stream
-from stc_export.pipeline.bench_video import read_scene
+from stc_export.pipeline.bench.series import Measured, Series, compare, compare_interval, interleaved
+from stc_export.pipeline.bench.stages import VitPasses, measure_prefill, measure_stream
+from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.operations import vit_macs
 from stc_export.pipeline.types import BenchResult, BenchRow
 from stc_export.spec.manifest import Manifest, read_manifest

@@ -31,7 +31,7 @@ def bench(  # noqa: PLR0913 - one parameter per flag
     check_least("--repeats", repeats, 1)
     check_least("--threads", threads, 1)
     with reserved_stdout(as_json=as_json):
-        from stc_export.pipeline.bench import bench as bench_bundle
+        from stc_export.pipeline.bench.run import bench as bench_bundle
 
         request = BenchRequest(bundle, video, frames, repeats, threads, out)
         progress = make_progress()

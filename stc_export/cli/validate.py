@@ -11,8 +11,8 @@ from stc_export.cli.options import JsonFlag, PolicyOption, check_above_zero, che
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import one_line, table
-from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
-from stc_export.pipeline.validate_table import (
+from stc_export.pipeline.validate.fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
+from stc_export.pipeline.validate.table import (
     CONVERSION_HEADER,
     SETTING_HEADER,
     SETTING_NUMBERS,
@@ -21,7 +21,7 @@ from stc_export.pipeline.validate_table import (
     official_lines,
     setting_rows,
 )
-from stc_export.pipeline.validate_types import RescoreRequest, ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.types import RescoreRequest, ValidateRequest, ValidateResult
 from stc_export.spec.errors import UsageError
 
 _LEGEND = (
@@ -101,7 +101,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
         if rescore is not None:
             result = _rescore(rescore, scorer, {"BUNDLE": bundle, "--task": task, "--report": report, "--data": data})
         else:
-            from stc_export.pipeline.validate import validate as validate_bundle
+            from stc_export.pipeline.validate.run import validate as validate_bundle
 
             request = ValidateRequest(
                 *_needed(bundle, task, report),
@@ -134,7 +134,7 @@ def _needed(bundle: Path | None, task: str | None, report: Path | None) -> tuple
 
 
 def _rescore(folder: Path, scorer: str | None, others: Mapping[str, Path | str | None]) -> ValidateResult:
-    from stc_export.pipeline.validate_rescore import rescore
+    from stc_export.pipeline.validate.rescore import rescore
 
     given = [name for name, value in others.items() if value is not None]
     if given or scorer is None:

@@ -16,7 +16,7 @@ from stc_engines.detect import Device, Gpu
 from stc_engines.recognise import Machine
 from stc_engines.runnable import Host
 from stc_engines.table import find_target
-from stc_export.pipeline.bench_series import Series
+from stc_export.pipeline.bench.series import Series
 from stc_export.pipeline.types import BuildResult
 from stc_export.spec import codec
 from stc_export.spec.engines import SCHEMA, CaseTiming, EngineEntry, Fingerprint, SealRecord

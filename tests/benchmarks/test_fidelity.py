@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stc_export.pipeline.bench_record import read_environment
+from stc_export.pipeline.bench.record import read_environment
 from stc_export.spec.dims import VisionDims
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stc_export.pipeline.bench_record import BenchRecord
-from stc_export.pipeline.bench_stages import VitPasses
-from stc_export.pipeline.bench_video import read_scene
+from stc_export.pipeline.bench.record import BenchRecord
+from stc_export.pipeline.bench.stages import VitPasses
+from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.types import BenchRow
 from stc_export.spec import codec
 from stc_export.spec.policy import Policy

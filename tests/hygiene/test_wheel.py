@@ -19,7 +19,7 @@ DATA = {
     "stc_engines/lint": {".txt"},
     "stc_engines/targets": {".json"},
     "stc_export/demo/model": {".json", ".safetensors", ".jinja", ".md"},
-    "stc_export/pipeline": {".jinja"},
+    "stc_export/pipeline/validate": {".jinja"},
     "stc_export/world": {".json"},
     "stc_calib/data": {".jpg", ".png", ".md"},
 }

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from stc_export.pipeline import types as t
-from stc_export.pipeline import validate_types as v
-from stc_export.pipeline.bench_record import BenchedBundle, Environment
+from stc_export.pipeline.bench.record import BenchedBundle, Environment
+from stc_export.pipeline.validate import types as v
 from stc_export.spec.policy import Policy
 from stc_export.validate.meter import no_energy
 from stc_export.validate.types import Interval, Work
@@ -102,9 +102,9 @@ class FakePipeline:
         modules = {
             "build": SimpleNamespace(plan_build=self.plan_build, run_build=self.run_build),
             "run": SimpleNamespace(run=self.run),
-            "bench": SimpleNamespace(bench=self.bench),
-            "validate": SimpleNamespace(validate=self.validate),
-            "validate_rescore": SimpleNamespace(rescore=self.validate),
+            "bench.run": SimpleNamespace(bench=self.bench),
+            "validate.run": SimpleNamespace(validate=self.validate),
+            "validate.rescore": SimpleNamespace(rescore=self.validate),
         }
         for name, module in modules.items():
             monkeypatch.setitem(sys.modules, f"stc_export.pipeline.{name}", module)

@@ -9,7 +9,7 @@ import pytest
 
 from stc_export.cli.main import main
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate_types import Comparison, Conversion, FailedClip, RescoreRequest, ValidateRequest
+from stc_export.pipeline.validate.types import Comparison, Conversion, FailedClip, RescoreRequest, ValidateRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies
 from stc_export.validate.averages import Official, Share

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_types import ValidateRequest
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.types import ValidateRequest
 from stc_export.spec import codec
 from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError
 from stc_export.spec.policy import Policy, PrunerPolicy, named_policies

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Request, sync_playwright
 
-from stc_export.pipeline.validate_frames import draw_frames, spread_out
-from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_page import Picture, Section, Table, render_page
-from stc_export.pipeline.validate_plots import draw_plots
+from stc_export.pipeline.validate.frames import draw_frames, spread_out
+from stc_export.pipeline.validate.html import html_report
+from stc_export.pipeline.validate.page import Picture, Section, Table, render_page
+from stc_export.pipeline.validate.plots import draw_plots
 from stc_export.spec.policy import Policy, named_policies
 from stc_export.spec.progress import Silent
 from stc_export.validate.demo import quiz_clip
@@ -23,7 +23,7 @@ from stc_export.world.script import write_clip
 from stc_export.world.splits import ask_about
 from tests.browser import find_chromium
 from tests.stc_export.cli.results import VALIDATED
-from tests.stc_export.pipeline.validated import many
+from tests.stc_export.pipeline.validate.validated import many
 
 CLIP = quiz_clip(ask_about(write_clip("validation/0", 6), 2))
 PAPER = Setting("paper", named_policies()["paper"])

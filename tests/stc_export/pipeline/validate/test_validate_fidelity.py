@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_fidelity import fidelity_notes, fidelity_rows, fidelity_score
-from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_types import Closeness, ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.fidelity import fidelity_notes, fidelity_rows, fidelity_score
+from stc_export.pipeline.validate.html import html_report
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.types import Closeness, ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies

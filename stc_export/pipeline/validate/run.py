@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stc_engines.detect import read_cpu_model
-from stc_export.pipeline.bench_record import command_line, describe_bundle, load_average, read_environment
-from stc_export.pipeline.validate_frames import draw_frames
-from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_original import find_original
-from stc_export.pipeline.validate_page import Picture
-from stc_export.pipeline.validate_plots import draw_plots
-from stc_export.pipeline.validate_summary import compare_engines, score_settings
-from stc_export.pipeline.validate_types import FailedClip, ValidateRequest, ValidateResult
+from stc_export.pipeline.bench.record import command_line, describe_bundle, load_average, read_environment
+from stc_export.pipeline.validate.frames import draw_frames
+from stc_export.pipeline.validate.html import html_report
+from stc_export.pipeline.validate.original import find_original
+from stc_export.pipeline.validate.page import Picture
+from stc_export.pipeline.validate.plots import draw_plots
+from stc_export.pipeline.validate.summary import compare_engines, score_settings
+from stc_export.pipeline.validate.types import FailedClip, ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import MissingDependencyError, StcError, UsageError, VideoError
 from stc_export.spec.files import write_file

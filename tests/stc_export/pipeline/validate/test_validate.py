@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_plots import draw_plots
-from stc_export.pipeline.validate_summary import score, verdict
-from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.plots import draw_plots
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.summary import score, verdict
+from stc_export.pipeline.validate.types import SettingScore, ValidateLatencies, ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import Policy, PrunerPolicy, named_policies
@@ -28,7 +28,7 @@ from stc_export.world.splits import draw_test_set
 from tests.stc_export.cli.results import VALIDATED
 
 PAPER = named_policies()["paper"]
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "demo-model.json"
+RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "demo-model.json"
 HALF = replace(PAPER, pruner=PrunerPolicy(method="random", keep=0.5))
 Validated = tuple[Path, ValidateResult]
 

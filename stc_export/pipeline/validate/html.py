@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from stc_export.pipeline.validate_fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
-from stc_export.pipeline.validate_page import Picture, Section, Table, render_page
-from stc_export.pipeline.validate_plots import Plot
-from stc_export.pipeline.validate_table import (
+from stc_export.pipeline.validate.fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
+from stc_export.pipeline.validate.page import Picture, Section, Table, render_page
+from stc_export.pipeline.validate.plots import Plot
+from stc_export.pipeline.validate.table import (
     CONVERSION_HEADER,
     GROUP_HEADER,
     SETTING_HEADER,
@@ -21,7 +21,7 @@ from stc_export.pipeline.validate_table import (
     official_text,
     setting_rows,
 )
-from stc_export.pipeline.validate_types import SettingScore, ValidateLatencies, ValidateResult
+from stc_export.pipeline.validate.types import SettingScore, ValidateLatencies, ValidateResult
 
 _METHOD = (
     "Right: share of right answers with Wilson's 95 % interval. Against off: percentage points, with the 95 % interval "
@@ -49,7 +49,7 @@ def html_report(result: ValidateResult, plots: Sequence[Plot] = (), frames: Sequ
 
     Args:
         result: What was measured.
-        plots: What :func:`stc_export.pipeline.validate_plots.draw_plots` drew of it.
+        plots: What :func:`stc_export.pipeline.validate.plots.draw_plots` drew of it.
         frames: Frames with what was computed and kept.
     """
     sections = (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_original import find_original
-from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.html import html_report
+from stc_export.pipeline.validate.original import find_original
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.types import ValidateRequest, ValidateResult
 from stc_export.spec.errors import MissingDependencyError, UnsupportedError, UsageError
 from stc_export.spec.manifest import read_manifest
 from stc_export.spec.policy import GatePolicy, Policy, PrunerPolicy

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stc_export.pipeline.validate_rescore import rescore
-from stc_export.pipeline.validate_types import RescoreRequest, ValidateResult
+from stc_export.pipeline.validate.rescore import rescore
+from stc_export.pipeline.validate.types import RescoreRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UnsupportedError, UsageError
 from stc_export.spec.policy import Policy, named_policies

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 from math import sqrt
 
-from stc_export.pipeline.validate_types import SettingScore, ValidateResult
+from stc_export.pipeline.validate.types import SettingScore, ValidateResult
 from stc_export.validate.types import Interval
 from tests.stc_export.cli.results import VALIDATED, scored
 

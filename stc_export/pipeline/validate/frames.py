@@ -9,7 +9,7 @@ from pathlib import Path
 from stc_engines.opening import open_backend
 from stc_export.pipeline.picture import token_picture
 from stc_export.pipeline.samples import SampleKeeper
-from stc_export.pipeline.validate_page import Picture
+from stc_export.pipeline.validate.page import Picture
 from stc_export.spec.progress import Progress
 from stc_export.validate.types import Setting, TaskClip
 from stc_runtime.model import Model

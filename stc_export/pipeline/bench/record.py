@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stc_engines.detect import count_cores, read_cpu_model, read_device
-from stc_export.pipeline.bench_series import Series
+from stc_export.pipeline.bench.series import Series
 from stc_export.pipeline.doctor import installed_version
 from stc_export.pipeline.types import BenchResult
 from stc_export.spec import codec

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.pipeline.bench_series import Measured, Series, Step, compare, compare_interval, interleaved, timed_ms
-from stc_export.pipeline.bench_video import Scene
+from stc_export.pipeline.bench.series import Measured, Series, Step, compare, compare_interval, interleaved, timed_ms
+from stc_export.pipeline.bench.video import Scene
 from stc_export.pipeline.operations import frame_macs, llm_macs, vit_macs
 from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, Manifest

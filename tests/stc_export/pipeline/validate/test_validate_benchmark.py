@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stc_export.cli.main import main
-from stc_export.pipeline.validate import validate
-from stc_export.pipeline.validate_types import ValidateRequest, ValidateResult
+from stc_export.pipeline.validate.run import validate
+from stc_export.pipeline.validate.types import ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError, VideoError
 from stc_export.spec.policy import named_policies

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from stc_export.pipeline.validate_costs import LATENCY, TOKENS, front
-from stc_export.pipeline.validate_plots import draw_plot, draw_plots
-from stc_export.pipeline.validate_types import ValidateResult
+from stc_export.pipeline.validate.costs import LATENCY, TOKENS, front
+from stc_export.pipeline.validate.plots import draw_plot, draw_plots
+from stc_export.pipeline.validate.types import ValidateResult
 from tests.stc_export.cli.results import VALIDATED
-from tests.stc_export.pipeline.validated import many
+from tests.stc_export.pipeline.validate.validated import many
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_TEMPLATE = "validate_page.html.jinja"
+_TEMPLATE = "page.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("stc_export.pipeline", "."),
+        loader=PackageLoader("stc_export.pipeline.validate", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stc_export.pipeline.validate_types import SettingScore
+from stc_export.pipeline.validate.types import SettingScore
 from stc_export.validate.front import Tradeoff, on_front
 
 

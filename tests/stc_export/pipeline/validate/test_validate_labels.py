@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stc_export.pipeline.validate_labels import Box, box_around, place_labels
+from stc_export.pipeline.validate.labels import Box, box_around, place_labels
 
 FRAME = Box(0, 0, 1200, 600)
 PLACES = st.tuples(st.floats(40, 1160), st.floats(40, 560))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stc_export.pipeline.validate_costs import LATENCY, front
-from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore
+from stc_export.pipeline.validate.costs import LATENCY, front
+from stc_export.pipeline.validate.types import Comparison, Conversion, GroupScore, SettingScore
 from stc_export.validate.averages import Official, Rule
 from stc_export.validate.meter import Energy
 from stc_export.validate.types import Interval

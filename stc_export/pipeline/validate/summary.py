@@ -7,8 +7,8 @@ from dataclasses import fields
 from itertools import chain
 
 from stc_export.pipeline.run import latency
-from stc_export.pipeline.validate_fidelity import fidelity_score
-from stc_export.pipeline.validate_types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
+from stc_export.pipeline.validate.fidelity import fidelity_score
+from stc_export.pipeline.validate.types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
 from stc_export.validate.averages import Rule, official_score
 from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
 from stc_export.validate.twins import baselines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stc_export.pipeline.validate_types import Closeness, FidelityScore, SettingScore
+from stc_export.pipeline.validate.types import Closeness, FidelityScore, SettingScore
 from stc_export.validate.types import ClipFidelity, ClipOutcome
 
 #: With fewer clips an interval from drawing clips says nothing.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stc_export.pipeline.validate_costs import LATENCY, TOKENS, Cost, front
-from stc_export.pipeline.validate_labels import Box, box_around, place_labels
-from stc_export.pipeline.validate_types import SettingScore, ValidateResult
+from stc_export.pipeline.validate.costs import LATENCY, TOKENS, Cost, front
+from stc_export.pipeline.validate.labels import Box, box_around, place_labels
+from stc_export.pipeline.validate.types import SettingScore, ValidateResult
 
 # Of Okabe and Ito's palette, whose colours stay apart for colour-blind readers; shapes tell the same.
 _FRONT, _OTHER, _BASELINE, _FAINT = "#0072B2", "#E69F00", "#000000", "#888888"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stc_engines.opening import open_backend
-from stc_export.pipeline.bench_record import (
+from stc_export.pipeline.bench.record import (
     SCHEMA,
     BenchRecord,
     check_record_path,
@@ -13,8 +13,8 @@ from stc_export.pipeline.bench_record import (
     read_environment,
     write_record,
 )
-from stc_export.pipeline.bench_stages import measure_prefill, measure_stream, measure_vit, selections
-from stc_export.pipeline.bench_video import read_scene
+from stc_export.pipeline.bench.stages import measure_prefill, measure_stream, measure_vit, selections
+from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.types import BenchRequest, BenchResult
 from stc_export.spec.progress import Progress
 from stc_runtime.model import Model

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from stc_export.pipeline.bench_record import command_line
-from stc_export.pipeline.validate import REPORT, SUMMARY
-from stc_export.pipeline.validate_html import html_report
-from stc_export.pipeline.validate_plots import draw_plots
-from stc_export.pipeline.validate_summary import compare_engines, score_settings
-from stc_export.pipeline.validate_types import RescoreRequest, ValidateResult
+from stc_export.pipeline.bench.record import command_line
+from stc_export.pipeline.validate.html import html_report
+from stc_export.pipeline.validate.plots import draw_plots
+from stc_export.pipeline.validate.run import REPORT, SUMMARY
+from stc_export.pipeline.validate.summary import compare_engines, score_settings
+from stc_export.pipeline.validate.types import RescoreRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
 from stc_export.spec.files import read_bytes, read_text, write_file

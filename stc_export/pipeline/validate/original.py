@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stc_export.pipeline.source import DEMO, Source, find_source
-from stc_export.pipeline.validate_types import ValidateRequest
+from stc_export.pipeline.validate.types import ValidateRequest
 from stc_export.reference.attention import find_attention
 from stc_export.spec.errors import MissingDependencyError, UnsupportedError, UsageError, nearest
 from stc_export.spec.files import file_digest

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stc_export.pipeline import bench_record
-from stc_export.pipeline.bench import bench
-from stc_export.pipeline.bench_record import BenchRecord, write_record
-from stc_export.pipeline.bench_series import Series, compare, compare_interval, interleaved
-from stc_export.pipeline.bench_stages import measure_prefill, measure_stream
-from stc_export.pipeline.bench_video import generated_frames, read_scene
+from stc_export.pipeline.bench import record as bench_record
+from stc_export.pipeline.bench.record import BenchRecord, write_record
+from stc_export.pipeline.bench.run import bench
+from stc_export.pipeline.bench.series import Series, compare, compare_interval, interleaved
+from stc_export.pipeline.bench.stages import measure_prefill, measure_stream
+from stc_export.pipeline.bench.video import generated_frames, read_scene
 from stc_export.pipeline.operations import frame_macs, llm_macs
 from stc_export.pipeline.types import BenchRequest, BenchResult, BenchRow
 from stc_export.spec import codec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stc_export.pipeline.bench_record import BenchedBundle, Environment
+from stc_export.pipeline.bench.record import BenchedBundle, Environment
 from stc_export.pipeline.types import Latency
 from stc_export.spec.policy import Policy
 from stc_export.validate.averages import Official

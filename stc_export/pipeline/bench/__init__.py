@@ -1,0 +1,1 @@
+"""Times the stages of a bundle against their dense baselines."""

@@ -1,0 +1,1 @@
+"""Measures accuracy, fidelity and latency of many settings, and reports them."""
