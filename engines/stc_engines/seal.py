@@ -19,7 +19,7 @@ from stc_engines.trt.timing import cache_folder, cache_name
 from stc_engines.trt.worker import Job
 from stc_export.spec import codec
 from stc_export.spec.engines import FOLDER, RECORD_NAME, SCHEMA, CaseTiming, EngineEntry, SealRecord, plan_name
-from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.errors import BundleError, ParityError, ResourceError
 from stc_export.spec.files import file_digest, new_directory
 
 if TYPE_CHECKING:
@@ -73,11 +73,16 @@ def seal(order: Order, open_check: Callable[[Path], Backend] | NotChecked, progr
         progress: Receiver of progress.
 
     Raises:
+        BundleError: What is in the place of the engines' folder is none.
         EngineError: The compiler refuses a graph, or crashes.
         ParityError: An engine's numbers are out of tolerance.
         ResourceError: Memory or disk do not suffice, or another process is sealing this bundle.
     """
     engines = order.root / FOLDER
+    if engines.is_symlink() or (engines.exists() and not engines.is_dir()):
+        raise BundleError(
+            f'"{engines}" is a link or a file, expected a folder of the bundle.', "Remove it, and run this again."
+        )
     engines.mkdir(exist_ok=True)
     try:
         with _alone(engines), new_directory(engines / order.fingerprint.key) as partial:

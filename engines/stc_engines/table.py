@@ -15,6 +15,8 @@ from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import Flavour
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
+#: Characters of a name that an error shows.
+_SHOWN = 80
 _IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
@@ -181,7 +183,8 @@ def find_target(name: str, device: Device | None = None) -> Target:
     stand_in = next((t for t in targets if t.stands_for == name), None)
     if stand_in is None:
         known = [t.name for t in targets] + sorted({t.stands_for for t in targets if t.stands_for})
-        raise UnsupportedError(f'There is no target "{name}".', nearest(name, known))
+        shown = name[:_SHOWN]
+        raise UnsupportedError(f'There is no target "{shown}".', nearest(shown, known))
     here = device or read_device()
     if here.group != name:
         return stand_in

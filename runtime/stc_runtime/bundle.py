@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stc_export.spec.errors import BundleError
 from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, Manifest, TableEntry, read_manifest
+from stc_export.spec.onnx_file import check_graph_file
 from stc_runtime.dtypes import carrier
 from stc_runtime.interface import check_interface
 
@@ -35,7 +36,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """Read and check a bundle: manifest, presence, kind and size of every file, and the digest of the smaller ones.
+        """Read and check a bundle: manifest, graphs, presence, kind and size of files, and the digest of smaller ones.
 
         Raises:
             BundleError: It is missing, not a bundle, newer, its parts do not fit together, or a file of it is missing
@@ -45,6 +46,8 @@ class Bundle:
         check_interface(manifest, str(path))
         for entry in manifest.files:
             check_file(path, entry)
+        for graph in manifest.graphs:
+            check_graph_file(path, graph)
         return cls(path, manifest)
 
     def table(self, name: str) -> NDArray[Any]:

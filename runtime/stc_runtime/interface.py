@@ -6,6 +6,7 @@ without this check it would fail somewhere inside a stream.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import astuple
 
 from stc_export.spec.errors import BundleError, PolicyError, ResourceError
@@ -21,6 +22,9 @@ from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, Manifest, Pie
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import SELECTIONS
 
+#: Characters of a name that an error shows.
+_SHOWN = 80
+
 
 def check_interface(manifest: Manifest, source: str) -> None:
     """Check sizes, graph interfaces, tables and prompt against each other; ``source`` names the bundle in errors.
@@ -28,11 +32,27 @@ def check_interface(manifest: Manifest, source: str) -> None:
     Raises:
         BundleError: Two parts contradict each other.
     """
-    problem = (
-        _sizes_problem(manifest) or _graph_problem(manifest) or _attention_problem(manifest) or _table_problem(manifest)
-    )
+    checks = (_names_problem, _sizes_problem, _graph_problem, _attention_problem, _table_problem)
+    problem = next(filter(None, (check(manifest) for check in checks)), None)
     if problem:
         raise BundleError(f'The manifest of "{source}" contradicts itself: {problem}.', "Build the bundle again.")
+
+
+def _names_problem(manifest: Manifest) -> str | None:
+    """What is looked up by its name is there once."""
+    named: dict[str, list[str]] = {
+        "the graph": [f"{graph.role}/{graph.variant}" for graph in manifest.graphs],
+        "the table": [table.name for table in manifest.tables],
+        "the pruning method": [pruner.method for pruner in manifest.pruners],
+    }
+    for graph in manifest.graphs:
+        named[f'in "{graph.file}" the input'] = [spec.name for spec in graph.inputs]
+        named[f'in "{graph.file}" the output'] = [spec.name for spec in graph.outputs]
+    for kind, names in named.items():
+        for name, count in Counter(names).items():
+            if count > 1:
+                return f'it has {kind} "{name[:_SHOWN]}" more than once'
+    return None
 
 
 def _sizes_problem(manifest: Manifest) -> str | None:

@@ -20,6 +20,8 @@ from stc_export.spec.files import read_text
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 #: Longer file names do not exist.
 _MAX_NAME = 255
+#: Characters of a name in a file that an error shows.
+_SHOWN = 80
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -145,15 +147,15 @@ def read_checkpoint(directory: Path, canonical: Callable[[str], str]) -> Checkpo
             for key in handle.keys():  # noqa: SIM118 - not a dict
                 part = handle.get_slice(key)
                 info = TensorInfo(key, file, tuple(part.get_shape()), str(part.get_dtype()))
-                name = canonical(key)
+                name, shown = canonical(key), key[:_SHOWN]
                 if name in tensors:
                     raise CheckpointError(
-                        f'"{directory}" holds "{key}" and "{tensors[name].key}", which are the same tensor.',
+                        f'"{directory}" holds "{shown}" and "{tensors[name].key[:_SHOWN]}", which are the same tensor.',
                         "Save the checkpoint again.",
                     )
                 if info.dtype not in _DTYPES:
                     raise CheckpointError(
-                        f'"{key}" in "{file.name}" has dtype {info.dtype}; {", ".join(_DTYPES)} can be exported.',
+                        f'"{shown}" in "{file.name}" has dtype {info.dtype}; {", ".join(_DTYPES)} can be exported.',
                         "Save the checkpoint without quantisation.",
                     )
                 tensors[name] = info
@@ -180,7 +182,7 @@ def _weight_files(directory: Path) -> list[Path]:
 def _shard(directory: Path, name: str) -> Path:
     if Path(name).name != name or len(name) > _MAX_NAME:
         raise CheckpointError(
-            f'The index names the shard "{name[:80]}", which is not a plain file name.', "Do not trust it."
+            f'The index names the shard "{name[:_SHOWN]}", which is not a plain file name.', "Do not trust it."
         )
     file = directory / name
     if not file.is_file():
@@ -199,5 +201,6 @@ def _open(file: Path) -> Any:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f'"{file}" is not a readable safetensors file ({error}).', "It may be truncated: copy or fetch it again."
+            f'"{file}" is not a readable safetensors file ({str(error)[:200]}).',
+            "It may be truncated: copy or fetch it again.",
         ) from error

@@ -16,6 +16,8 @@ from stc_export.spec.errors import BundleError
 
 #: Where the exporter of PyTorch writes from which module a node came.
 _SCOPES = "pkg.torch.onnx.name_scopes"
+#: Characters of a reason that an error shows.
+_SHOWN = 200
 #: Constants of more elements are not read.
 _SMALL = 64
 
@@ -31,12 +33,16 @@ def read_nodes(path: Path, file: str) -> Graph:
         BundleError: It is no ONNX graph.
     """
     try:
-        onnx.checker.check_model(str(path))
-        model = onnx.load(str(path), load_external_data=False)
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # protobuf and onnx raise families of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f'"{path}" is no ONNX graph ({reason}).', "Build the bundle again.") from error
+        return _read(path, file)
+    except Exception as error:  # protobuf and onnx raise families of their own, and what passes them can still be odd
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BundleError(f'"{path}" is no ONNX graph ({reason[:_SHOWN]}).', "Build the bundle again.") from error
+
+
+def _read(path: Path, file: str) -> Graph:
+    onnx.checker.check_model(str(path))
+    model = onnx.load(str(path), load_external_data=False)
+    inferred = shape_inference.infer_shapes(model, data_prop=True)
     tensors = _tensors(inferred.graph)
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     weights = {weight.name for weight in inferred.graph.initializer}

@@ -1,65 +1,27 @@
 """From a checkpoint's chat template and tokenizer files to what a bundle keeps of them.
 
-The template is rendered once, here, with stand-ins for the question and the answer, and taken apart; the runtime has
-no template engine. A template is untrusted input: it runs in Jinja's sandbox and its output is bounded.
+The template is rendered once (:mod:`stc_export.exporter.template`) and taken apart; the runtime has no template engine.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from stc_export.exporter.template import QUESTION, Template, TemplateError, split_isolated
 from stc_export.spec.errors import CheckpointError
+from stc_export.spec.files import read_bytes, read_text
 from stc_export.spec.manifest import Piece, PromptSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jinja2 import nodes
-    from jinja2.parser import Parser
+#: The largest tokenizers have some 35 MB, everything else is far smaller.
+_MAX_FILE_BYTES = 128 * 1024 * 1024
 
-MAX_TEMPLATE_CHARS = 256 * 1024
-MAX_RENDERED_CHARS = 256 * 1024
-
-_QUESTION = "StcQuestionGoesHere"
-_ANSWER = "StcAnswerGoesHere"
 _VIDEO = "<video>"
 _VARIABLES = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-
-@dataclass(frozen=True)
-class _Template:
-    source: str
-    variables: Mapping[str, str]
-    video: str  # the placeholder that stands for the video in rendered text
-
-
-@dataclass(frozen=True)
-class _Split:
-    before_video: str
-    after_video: str
-    next_turn: str | None
-
-
-class _TemplateError(Exception):
-    """Why a template cannot be used, as part of a sentence."""
-
-
-class _Generation(Extension):
-    """``{% generation %}`` marks what the assistant says, for training; here it changes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - Jinja declares it as a set
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def prompt_from_checkpoint(directory: Path, default_template: str, stop_default: tuple[str, ...]) -> PromptSpec:
@@ -76,14 +38,14 @@ def prompt_from_checkpoint(directory: Path, default_template: str, stop_default:
     """
     config = _read_json(directory / "config.json")
     added = _added_tokens(directory, config)
-    template = _Template(
+    template = Template(
         source=_template_source(directory) or default_template,
         variables=_template_variables(directory),
         video=_video_token(directory, config, added),
     )
     try:
-        split = _split_template(template)
-    except _TemplateError as error:
+        split = split_isolated(template)
+    except TemplateError as error:
         raise CheckpointError(
             f'The chat template of "{directory.name}" cannot be used: {error}.',
             "Repair its chat_template.jinja, or remove the template to use the one of the model family.",
@@ -117,8 +79,8 @@ def _tokenizer_bytes(directory: Path) -> bytes:
     path = directory / "tokenizer.json"
     if path.is_file():
         try:
-            return path.read_bytes()
-        except OSError as error:
+            return read_bytes(path, _MAX_FILE_BYTES)
+        except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return _converted(directory)
@@ -168,7 +130,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path, _MAX_FILE_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(data, dict):
@@ -187,7 +149,7 @@ def _template_source(directory: Path) -> str | None:
     path = directory / "chat_template.jinja"
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
+            return read_text(path, _MAX_FILE_BYTES)
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
@@ -201,11 +163,11 @@ def _template_source(directory: Path) -> str | None:
     return None
 
 
-def _template_variables(directory: Path) -> dict[str, str]:
+def _template_variables(directory: Path) -> tuple[tuple[str, str], ...]:
     config = _read_json(directory / "tokenizer_config.json")
     values = {name: config.get(name) for name in _VARIABLES}
     texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    return tuple((name, text) for name, text in texts.items() if isinstance(text, str))
 
 
 def _video_token(directory: Path, config: dict[str, Any], added: dict[int, Any]) -> str:
@@ -239,76 +201,6 @@ def _stop_tokens(directory: Path, config: dict[str, Any], ends: list[int]) -> tu
     return tuple(dict.fromkeys([*stop, *ends]))
 
 
-def _split_template(template: _Template) -> _Split:
-    if len(template.source) > MAX_TEMPLATE_CHARS:
-        raise _TemplateError(f"it has {len(template.source)} characters, more than {MAX_TEMPLATE_CHARS}")
-    try:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        compiled = environment.from_string(template.source)
-    except Exception as error:  # Jinja's own errors, and those of Python's compiler
-        raise _TemplateError(str(error)[:120] or type(error).__name__) from error
-    try:
-        return _split_rendering(compiled, template, as_list=True)
-    except _TemplateError as error:
-        first = error
-    try:  # made for text-only models: the video goes into the text
-        return _split_rendering(compiled, template, as_list=False)
-    except _TemplateError as error:
-        raise _TemplateError(f"{first}, and with the video in the text {error}") from error
-
-
-def _split_rendering(compiled: jinja2.Template, template: _Template, *, as_list: bool) -> _Split:
-    user = _message("user", _QUESTION, template.video, as_list=as_list)
-    before, after = _around_video(_render(compiled, [user], template), template.video)
-    if after.count(_QUESTION) != 1 or _QUESTION in before:
-        raise _TemplateError("it has no place for a question after the video")
-    try:
-        answer = _message("assistant", _ANSWER, None, as_list=as_list)
-        turns = _render(compiled, [user, answer, user], template).split(_ANSWER)
-        next_turn = _around_video(turns[1], template.video)[0] if len(turns) == 2 else None
-    except _TemplateError:  # made for one turn only
-        next_turn = None
-    if next_turn is not None and _QUESTION in next_turn:
-        next_turn = None
-    return _Split(before, after, next_turn)
-
-
-def _message(role: str, text: str, video: str | None, *, as_list: bool) -> dict[str, Any]:
-    if as_list:
-        return {"role": role, "content": [*([{"type": "video"}] if video else []), {"type": "text", "text": text}]}
-    return {"role": role, "content": f"{video}\n{text}" if video else text}
-
-
-def _around_video(text: str, video: str) -> tuple[str, str]:
-    if text.count(video) != 1:
-        raise _TemplateError(f'it writes "{video}" {text.count(video)} times for one video')
-    before, _, after = text.partition(video)
-    return before, after
-
-
-def _render(compiled: jinja2.Template, messages: list[dict[str, Any]], template: _Template) -> str:
-    stream = compiled.generate(
-        messages=messages, tools=None, documents=None, add_generation_prompt=True, **template.variables
-    )
-    text = ""
-    try:
-        while len(text) <= MAX_RENDERED_CHARS and (part := next(stream, None)) is not None:
-            text += part
-        text.encode("utf-8")
-    except Exception as error:  # a template can cause any error
-        raise _TemplateError(str(error)[:120] or type(error).__name__) from error
-    if len(text) > MAX_RENDERED_CHARS:
-        raise _TemplateError(f"it writes more than {MAX_RENDERED_CHARS} characters")
-    return text
-
-
-def _raise_exception(message: object) -> None:
-    raise jinja2.TemplateError(str(message))
-
-
 def _pieces(text: str, added: dict[int, Any]) -> tuple[Piece, ...]:
     """Split at the added tokens, longest first, as the tokenizer would, and at the question."""
     tokens = sorted(added.items(), key=lambda item: len(item[1].content), reverse=True)
@@ -326,6 +218,6 @@ def _pieces(text: str, added: dict[int, Any]) -> tuple[Piece, ...]:
 
 
 def _text_pieces(text: str) -> list[Piece]:
-    before, question, after = text.partition(_QUESTION)
+    before, question, after = text.partition(QUESTION)
     pieces = [Piece(text=before), *([Piece(question=True)] if question else []), Piece(text=after)]
     return [piece for piece in pieces if piece.question or piece.text]

@@ -7,6 +7,7 @@ dataclasses. Numbers must be finite. Standard library only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -22,6 +23,10 @@ T = TypeVar("T")
 
 #: A manifest nests at most this deep; deeper input is hostile, not ours.
 MAX_DEPTH = 24
+#: No list of ours is longer; a file could hold one of millions of items, which takes minutes to look through.
+MAX_ITEMS = 1 << 18
+#: No text of ours has more characters; longer ones would end up whole in messages.
+MAX_TEXT = 1 << 20
 #: Whole numbers fit 64 bits, so that whatever reads them next (numpy, a C library) can hold them.
 MAX_INT = 2**63 - 1
 #: Foreign text is shown in messages up to this length.
@@ -97,8 +102,7 @@ def _decode_dataclass(cls: type[object], data: object, path: str, depth: int) ->
     where = path or "document"
     if not isinstance(data, dict):
         raise DecodeError(f"{where} is {_kind(data)}, expected an object")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
+    hints, fields = _hints(typing.cast("Any", cls)), {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
     for key in data:
         if key not in fields:
             raise DecodeError(f"{where} has the unknown key {_quoted(key)}. {_known(key, fields)}")
@@ -109,6 +113,12 @@ def _decode_dataclass(cls: type[object], data: object, path: str, depth: int) ->
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DecodeError(f'{where} lacks the key "{name}"')
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """Reading them is slower than all else, and there may be many of a kind."""
+    return typing.get_type_hints(cls)
 
 
 def _decode_union(hint: Any, data: object, path: str, depth: int) -> object:
@@ -124,6 +134,8 @@ def _decode_union(hint: Any, data: object, path: str, depth: int) -> object:
 def _decode_tuple(hint: Any, data: object, path: str, depth: int) -> object:
     if not isinstance(data, list):
         raise DecodeError(f"{path} is {_kind(data)}, expected a list")
+    if len(data) > MAX_ITEMS:
+        raise DecodeError(f"{path} has {len(data):,} items, at most {MAX_ITEMS:,} are read")
     item = typing.get_args(hint)[0]
     return tuple(_decode(item, value, f"{path}[{i}]", depth + 1) for i, value in enumerate(data))
 
@@ -162,6 +174,8 @@ def _decode_scalar(hint: Any, data: object, path: str) -> object:
 
 def _checked_text(text: str, path: str) -> str:
     """JSON can escape half a surrogate pair, which no file can be written with and no screen can show."""
+    if len(text) > MAX_TEXT:
+        raise DecodeError(f"{path} has {len(text):,} characters, at most {MAX_TEXT:,} are read")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import re
 from dataclasses import dataclass, fields
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from stc_export.spec import codec
@@ -166,11 +167,13 @@ def plan_name(graph: GraphEntry) -> str:
 
 
 def is_whole(folder: Path, record: SealRecord) -> bool:
-    """Whether a folder of engines has every plan in the size that its record says."""
+    """Whether a folder of engines has every plan, a plain file in the size that its record says."""
     try:
-        return all((folder / entry.file).stat().st_size == entry.size_bytes for entry in record.engines)
+        found = [(folder / entry.file).lstat() for entry in record.engines]
     except OSError:
         return False
+    sizes = [stat.st_size if S_ISREG(stat.st_mode) else None for stat in found]
+    return sizes == [entry.size_bytes for entry in record.engines]
 
 
 def read_records(bundle: Path) -> dict[Path, SealRecord]:

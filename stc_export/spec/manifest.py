@@ -6,9 +6,10 @@ a plain relative path below the bundle. Standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from stc_export.spec import codec
@@ -26,8 +27,14 @@ MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 #: Characters of a path that an error shows.
 _SHOWN = 200
+#: Longer names of files do not exist.
+_MAX_PATH = 255
 #: No width, side or count of a model is larger.
 _MAX_SIZE = 1 << 24
+#: No model has more layers. Each has tensors of its own in the interface of a graph.
+_MAX_LAYERS = 1 << 10
+#: What runs a graph goes by the end of its name, too.
+_GRAPH_END = ".onnx"
 
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "bfloat16", "int64", "uint8"]
@@ -322,9 +329,25 @@ def _how_to_build(role: Role, variant: str) -> str:
     return f"build the bundle again with {flag}" if flag else "rebuild"
 
 
+@dataclass(frozen=True)
+class _Written(Manifest):
+    """A manifest as it lies in a bundle.
+
+    Attributes:
+        sha256: Of the canonical text without this key, so that damage shows. Bundles that were built by older versions
+            have none.
+    """
+
+    sha256: str | None = None
+
+
 def manifest_to_text(manifest: Manifest) -> str:
     """Return the canonical text of ``manifest.json``."""
-    return codec.to_json(manifest)
+    return codec.to_json(_Written(**vars(manifest), sha256=_digest(manifest)))
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(codec.to_json(manifest).encode()).hexdigest()
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -363,17 +386,21 @@ def manifest_from_text(text: str, source: str) -> Manifest:
     """Read and check a manifest; ``source`` names the bundle in errors.
 
     Raises:
-        BundleError: Not JSON, a newer schema, an unknown or missing key, a bad value, or a path that leaves the bundle.
+        BundleError: Not JSON, a newer schema, an unknown or missing key, a bad value, a path that leaves the bundle, or
+            not what was written.
     """
     _check_schema(text, source)
     try:
-        manifest = codec.from_json(Manifest, text)
+        written = codec.from_json(_Written, text)
     except ValueError as error:  # DecodeError, PolicyError
         reason = str(error).removesuffix(".")
         raise BundleError(f'The manifest of "{source}" cannot be used: {reason}.', "Build the bundle again.") from error
+    manifest = Manifest(**{field.name: getattr(written, field.name) for field in fields(Manifest)})
     _check_sizes(manifest, source)
     _check_prompt(manifest.prompt, source)
     _check_paths(manifest, source)
+    if written.sha256 not in (None, _digest(manifest)):
+        raise BundleError(f'The manifest of "{source}" was altered.', "Copy or build the bundle again.")
     return manifest
 
 
@@ -403,7 +430,7 @@ def _check_sizes(manifest: Manifest, source: str) -> None:
         "preprocess.size": manifest.preprocess.size,
     }
     for name, value in counts.items():
-        if not 1 <= value <= _MAX_SIZE:
+        if not 1 <= value <= (_MAX_LAYERS if name.endswith(".layers") else _MAX_SIZE):
             raise BundleError(
                 f'The manifest of "{source}" has {name} = {value}, which is not possible.', "Build the bundle again."
             )
@@ -429,7 +456,7 @@ def _check_prompt(prompt: PromptSpec, source: str) -> None:
 def _check_paths(manifest: Manifest, source: str) -> None:
     listed = [f.path for f in manifest.files]
     for path in listed:
-        if not _PATH.fullmatch(path) or path == MANIFEST_NAME:
+        if not _PATH.fullmatch(path) or len(path) > _MAX_PATH or path == MANIFEST_NAME:
             raise BundleError(
                 f'"{source}" lists the path "{path[:80]}", which is not a plain path inside a bundle.',
                 "Build it again.",
@@ -442,3 +469,9 @@ def _check_paths(manifest: Manifest, source: str) -> None:
     for path in used:
         if path not in known:
             raise BundleError(f'"{source}" uses "{path[:80]}" but does not list it.', "Build it again.")
+    for graph in manifest.graphs:
+        if not graph.file.endswith(_GRAPH_END):
+            raise BundleError(
+                f'"{source}" has the graph "{graph.file[:80]}", expected a file that ends in {_GRAPH_END}.',
+                "Build it again.",
+            )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from stc_export.spec import codec
 from stc_export.spec.errors import PolicyError, nearest
+from stc_export.spec.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,10 @@ _GATE_MODES: tuple[GateMode, ...] = get_args(GateMode)
 _CACHE_UPDATES: tuple[CacheUpdate, ...] = get_args(CacheUpdate)
 _POSITIONS: tuple[Positions, ...] = get_args(Positions)
 _BUDGETS: tuple[Budget, ...] = get_args(Budget)
+#: A policy has some hundred bytes.
+_MAX_FILE_BYTES = 1024 * 1024
+#: No number of frames or tokens is larger: about six days at 30 frames per second.
+_MOST = 1 << 24
 #: What ``dycoke`` cannot go below: the first of each four frames is kept whole.
 _DYCOKE_LEAST = 0.25
 
@@ -154,11 +159,11 @@ class Policy:
         _check_share("pruner.alpha", self.pruner.alpha)
         _check_share("pruner.threshold", self.pruner.threshold)
         _check_keep(self.pruner)
-        _check_least("gate.margin", self.gate.margin, 0)
-        _check_least("gate.max_interval", self.gate.max_interval, 1)
-        _check_least("gate.bucket", self.gate.bucket, 1)
-        _check_least("cacher.interval", self.cacher.interval, 1)
-        _check_least("pruner.history", self.pruner.history, 1)
+        _check_count("gate.margin", self.gate.margin, 0)
+        _check_count("gate.max_interval", self.gate.max_interval, 1)
+        _check_count("gate.bucket", self.gate.bucket, 1)
+        _check_count("cacher.interval", self.cacher.interval, 1)
+        _check_count("pruner.history", self.pruner.history, 1)
         _check_least("pruner.seed", self.pruner.seed, 0)
         _check_least("memory.answer_tokens", self.memory.answer_tokens, 16)
         if self.memory.kv_tokens is not None:
@@ -217,8 +222,8 @@ def policy_from_argument(argument: str, path: Path) -> Policy:
     if argument in known:
         return known[argument]
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, _MAX_FILE_BYTES)
+    except (OSError, ValueError) as error:
         raise PolicyError(
             f'Policy "{argument}" is neither a named policy nor a readable file.', nearest(argument, known)
         ) from error
@@ -253,6 +258,13 @@ def _check_keep(pruner: PrunerPolicy) -> None:
             f"whole: at least {_DYCOKE_LEAST:g} of all tokens.",
             f"Set pruner.keep to at least {_DYCOKE_LEAST:g}, or choose another pruner.budget.",
         )
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    """Check a number of frames or tokens, which nothing but this bounds."""
+    _check_least(name, value, least)
+    if value > _MOST:
+        raise PolicyError(f"{name} is {value}, expected at most {_MOST}.", f"Lower {name}.")
 
 
 def _check_least(name: str, value: int, least: int) -> None:

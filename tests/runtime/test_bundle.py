@@ -44,6 +44,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the parsed manifest and write it back."""
     file = path / "manifest.json"
     data = json.loads(file.read_text(encoding="utf-8"))
+    del data["sha256"]  # as one would who wants it to be believed
     change(data)
     file.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -218,16 +219,25 @@ def test_table_outside_its_file_raises_when_the_model_is_opened(copy: Path, offs
     assert caught.value.problem == 'The table "embed" does not lie inside "graphs/embed.weights".'
 
 
-def test_graph_of_garbage_with_its_digest_raises_when_it_is_needed(copy: Path) -> None:
+def replace_graph(copy: Path, data: bytes) -> None:
+    """Put something in the place of a graph, with its digest."""
     file = copy / "graphs/vit.gate.onnx"
-    garbage = np.random.default_rng(0).bytes(file.stat().st_size)
-    file.write_bytes(garbage)
+    file.write_bytes(data)
 
-    def sign(data: dict[str, Any]) -> None:
-        (entry,) = (entry for entry in data["files"] if entry["path"] == "graphs/vit.gate.onnx")
-        entry["sha256"] = hashlib.sha256(garbage).hexdigest()
+    def sign(manifest: dict[str, Any]) -> None:
+        (entry,) = (entry for entry in manifest["files"] if entry["path"] == "graphs/vit.gate.onnx")
+        entry.update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     edit(copy, sign)
+
+
+def test_graph_of_garbage_with_its_digest_raises(copy: Path) -> None:
+    replace_graph(copy, np.random.default_rng(0).bytes(5000))
+    assert problem_of(copy).startswith(f'"graphs/vit.gate.onnx" in "{copy}" is not a graph that is run here: it is ')
+
+
+def test_file_without_a_graph_raises_when_it_is_needed(copy: Path) -> None:
+    replace_graph(copy, b"\x08\x0a")  # "this is version 10 of the format", and nothing else
     model = Model.open(copy)
     with pytest.raises(BundleError) as caught:
         StreamSession(model)
@@ -239,6 +249,7 @@ def test_graph_of_garbage_with_its_digest_raises_when_it_is_needed(copy: Path) -
 def target(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, Manifest]:
     """A bundle whose manifest is written anew for every example, with the original."""
     path = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("altered") / "bundle.stc")
+    edit(path, lambda _: None)
     return path, (path / "manifest.json").read_bytes(), Bundle.open(path).manifest
 
 

@@ -7,20 +7,20 @@ import json
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from stc_engines.trt.worker import Job
 from stc_export.spec import codec, errors
+from stc_export.spec.child import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stc_engines.trt.builder import Notify
 
-WORKER = (sys.executable, "-m", "stc_engines.trt.worker")
+WORKER = module_command("stc_engines.trt.worker")
 #: Lines of the child's last words that an error repeats.
 _LAST_WORDS = 2
 

@@ -88,6 +88,8 @@ def config_from_json(config: Mapping[str, Any], source: str) -> LlavaConfig:
 _REPAIR = "Save the checkpoint again with save_pretrained."
 #: Nothing in a config is larger: widths, counts, rows of a vocabulary.
 _MOST = 1 << 24
+#: And no model has more layers, each of which has tensors of its own.
+_MOST_LAYERS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ class _Section:
     values: Mapping[str, Any]
     source: str
 
-    def whole(self, key: str) -> int:
+    def whole(self, key: str, most: int = _MOST) -> int:
         value = self.values.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
             return value
-        raise self._impossible(key, f"a whole number from 1 to {_MOST:,}")
+        raise self._impossible(key, f"a whole number from 1 to {most:,}")
 
     def positive(self, key: str) -> float:
         value = self.values.get(key)
@@ -168,7 +170,7 @@ def _check_supported(config: Mapping[str, Any], vision: _Section, text: _Section
 
 
 def _vision_dims(vision: _Section, feature_layer: int) -> VisionDims:
-    layers = vision.whole("num_hidden_layers")
+    layers = vision.whole("num_hidden_layers", _MOST_LAYERS)
     # hidden_states[0] is the embedding, hidden_states[i] the output of layer i.
     used = feature_layer if feature_layer >= 0 else layers + 1 + feature_layer
     if not 1 <= used <= layers:
@@ -196,7 +198,7 @@ def _text_dims(text: _Section) -> TextDims:
         heads=heads,
         kv_heads=text.whole("num_key_value_heads"),
         head_dim=text.whole("head_dim") if text.values.get("head_dim") is not None else width // heads,
-        layers=text.whole("num_hidden_layers"),
+        layers=text.whole("num_hidden_layers", _MOST_LAYERS),
         vocab=text.whole("vocab_size"),
         context=text.whole("max_position_embeddings"),
         rope_theta=_Section(text.name, {"rope_theta": theta}, text.source).positive("rope_theta"),

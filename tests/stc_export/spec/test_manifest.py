@@ -48,7 +48,10 @@ ANY_VALUE = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | 
 
 
 def plain() -> dict[str, Any]:
-    return json.loads(TEXT)
+    """A manifest to change, without its digest."""
+    data = json.loads(TEXT)
+    del data["sha256"]
+    return data
 
 
 def refusal(data: Any) -> BundleError:
@@ -187,6 +190,38 @@ def test_file_that_is_used_and_not_listed_is_refused(path: tuple[Any, ...], name
     changed = plain()
     changed["files"] = [entry for entry in changed["files"] if entry["path"] != name]
     assert refusal(changed).problem == f'"my.stc" uses "{name}" but does not list it.'
+
+
+def test_graph_by_another_name_than_that_of_an_onnx_file_is_refused() -> None:
+    changed = plain()
+    changed["graphs"][0]["file"] = "tokenizer.json"
+    assert refusal(changed).problem == '"my.stc" has the graph "tokenizer.json", expected a file that ends in .onnx.'
+
+
+@given(st.data())
+def test_other_value_anywhere_is_noticed(data: st.DataObject) -> None:
+    changed = json.loads(TEXT)
+    path = data.draw(st.sampled_from(places(plain())))
+    old = put(changed, path, data.draw(ANY_VALUE))
+    try:
+        found = manifest_from_text(json.dumps(changed), "my.stc")
+    except BundleError:
+        return
+    assert found == MANIFEST, f"{path} was {old}"
+
+
+def test_altered_number_is_named_as_damage_and_manifests_of_older_versions_are_read() -> None:
+    changed = json.loads(TEXT)
+    changed["policy"]["pruner"]["keep"] = 0.5
+    assert refusal(changed).problem == 'The manifest of "my.stc" was altered.'
+    del changed["sha256"]
+    assert manifest_from_text(json.dumps(changed), "x").policy.pruner.keep == 0.5
+
+
+def test_layers_without_end_are_refused() -> None:
+    changed = plain()
+    changed["dims"]["vision"]["layers"] = 1025
+    assert refusal(changed).problem.endswith("has dims.vision.layers = 1025, which is not possible.")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**40])
