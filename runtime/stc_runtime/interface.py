@@ -32,7 +32,7 @@ def check_interface(manifest: Manifest, source: str) -> None:
     Raises:
         BundleError: Two parts contradict each other.
     """
-    checks = (_names_problem, _sizes_problem, _graph_problem, _attention_problem, _table_problem)
+    checks = (_names_problem, _sizes_problem, _history_problem, _graph_problem, _attention_problem, _table_problem)
     problem = next(filter(None, (check(manifest) for check in checks)), None)
     if problem:
         raise BundleError(f'The manifest of "{source}" contradicts itself: {problem}.', "Build the bundle again.")
@@ -69,6 +69,14 @@ def _sizes_problem(manifest: Manifest) -> str | None:
         return "a piece of the prompt is not exactly one of text, token and question"
     if not all(0 <= piece.token < text.vocab for piece in pieces if piece.token is not None):
         return f"the prompt has a token outside the vocabulary of {text.vocab}"
+    return None
+
+
+def _history_problem(manifest: Manifest) -> str | None:
+    most = manifest.dims.vision.visual_tokens * manifest.dims.text.width
+    for pruner in manifest.pruners:
+        if not 0 <= pruner.history_width <= most:
+            return f'"{pruner.method[:_SHOWN]}" remembers entries of {pruner.history_width} numbers'
     return None
 
 

@@ -45,6 +45,8 @@ def _read(path: Path, file: str) -> Graph:
     inferred = shape_inference.infer_shapes(model, data_prop=True)
     tensors = _tensors(inferred.graph)
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
+    if opset > onnx.defs.onnx_opset_version():
+        raise ValueError(f"it has opset {opset}, onnx {onnx.__version__} knows {onnx.defs.onnx_opset_version()}")
     weights = {weight.name for weight in inferred.graph.initializer}
     modules = _modules(inferred.graph.node, weights)
     nodes = tuple(_node(node, tensors, module) for node, module in zip(inferred.graph.node, modules, strict=True))

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jinja2 import nodes
     from jinja2.parser import Parser
 
-MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_RENDERED_CHARS = 256 * 1024
 
 _ANSWER = "StcAnswerGoesHere"
@@ -52,8 +51,6 @@ def split_template(template: Template) -> Split:
     Raises:
         TemplateError: It cannot be used.
     """
-    if len(template.source) > MAX_TEMPLATE_CHARS:
-        raise TemplateError(f"it has {len(template.source)} characters, more than {MAX_TEMPLATE_CHARS}")
     try:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -130,7 +127,7 @@ def _limit() -> None:
 def _rendered(text: str) -> Rendered:
     try:
         return Rendered(split=split_template(codec.from_json(Template, text)))
-    except TemplateError as error:
+    except (TemplateError, codec.DecodeError) as error:
         return Rendered(problem=str(error).encode(errors="replace").decode())
 
 

@@ -17,6 +17,7 @@ from stc_export.spec.child import module_command
 QUESTION = "StcQuestionGoesHere"
 #: A template gets no more time of the processor, and no more memory; ordinary ones take some milliseconds.
 MAX_SECONDS = 2
+MAX_CHARS = 256 * 1024
 MAX_BYTES = 1 << 30
 
 WORKER = module_command("stc_export.exporter.render")
@@ -71,14 +72,17 @@ def split_isolated(template: Template) -> Split:
     Raises:
         TemplateError: It cannot be used.
     """
+    if len(template.source) > MAX_CHARS:
+        raise TemplateError(f"it has {len(template.source)} characters, more than {MAX_CHARS}")
     ended = subprocess.run(  # noqa: S603 - our own module
         WORKER, input=codec.to_json(template).encode(errors="replace"), capture_output=True, check=False
     )
-    try:
-        said = codec.from_json(Rendered, ended.stdout.decode())
-    except ValueError as error:
-        limits = f"{MAX_SECONDS} seconds or {MAX_BYTES >> 20} MiB"
-        raise TemplateError(f"it did not come to an end within {limits}") from error
+    if ended.returncode < 0:  # a signal
+        raise TemplateError(f"it did not come to an end within {MAX_SECONDS} seconds and {MAX_BYTES >> 20} MiB")
+    if ended.returncode:
+        words = ended.stderr.decode(errors="replace").split("\n")
+        raise TemplateError(" ".join(words[-2:]).strip()[:120])
+    said = codec.from_json(Rendered, ended.stdout.decode())
     if said.split is None:
         raise TemplateError(said.problem or "it cannot be rendered")
     return said.split

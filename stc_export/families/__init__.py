@@ -10,6 +10,9 @@ from stc_export.families.llava_onevision.model import read_model
 from stc_export.families.llava_onevision.weights import canonical
 from stc_export.spec.errors import CheckpointError, UnsupportedError, nearest
 
+#: Characters of a foreign name that an error shows.
+_SHOWN = 80
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="llava_onevision",
@@ -43,4 +46,5 @@ def find_family(config: Mapping[str, Any], source: str) -> Family:
     for family in FAMILIES:
         if names[0] in family.architectures:
             return family
-    raise UnsupportedError(f'"{source}" is a {names[0]}, which cannot be split yet.', nearest(names[0], supported))
+    shown = names[0][:_SHOWN]
+    raise UnsupportedError(f'"{source}" is a {shown}, which cannot be split yet.', nearest(shown, supported))

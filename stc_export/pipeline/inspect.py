@@ -93,9 +93,16 @@ def _engines_row(bundle: Path, folder: Path, record: SealRecord) -> SealedEngine
         fingerprint=record.fingerprint,
         count=len(record.engines),
         size_bytes=sum(entry.size_bytes for entry in record.engines),
-        whole=is_whole(folder, record),
+        whole=is_whole(folder, record) and _is_unaltered(folder, record),
         not_checked=record.not_checked,
     )
+
+
+def _is_unaltered(folder: Path, record: SealRecord) -> bool:
+    try:
+        return all(file_digest(folder / entry.file) == entry.sha256 for entry in record.engines)
+    except OSError:  # may not be read by this user
+        return False
 
 
 def _unlisted(bundle: Path, manifest: Manifest, engines: Mapping[Path, SealRecord]) -> tuple[str, ...]:

@@ -428,12 +428,17 @@ def _check_sizes(manifest: Manifest, source: str) -> None:
         **{f"dims.vision.{name}": value for name, value in vars(vision).items()},
         **{f"dims.text.{name}": value for name, value in vars(text).items() if name != "rope_theta"},
         "preprocess.size": manifest.preprocess.size,
+        "dims.text.heads x dims.text.head_dim": text.heads * text.head_dim,
     }
     for name, value in counts.items():
         if not 1 <= value <= (_MAX_LAYERS if name.endswith(".layers") else _MAX_SIZE):
             raise BundleError(
                 f'The manifest of "{source}" has {name} = {value}, which is not possible.', "Build the bundle again."
             )
+    if vision.tokens > _MAX_SIZE:
+        raise BundleError(
+            f'The manifest of "{source}" has T = {vision.tokens}, which is not possible.', "Build the bundle again."
+        )
     if vision.width % vision.heads or vision.patch_size > vision.image_size or text.heads % text.kv_heads:
         raise BundleError(f'The manifest of "{source}" has sizes that do not divide.', "Build the bundle again.")
 

@@ -31,8 +31,8 @@ _POSITIONS: tuple[Positions, ...] = get_args(Positions)
 _BUDGETS: tuple[Budget, ...] = get_args(Budget)
 #: A policy has some hundred bytes.
 _MAX_FILE_BYTES = 1024 * 1024
-#: No number of frames or tokens is larger: about six days at 30 frames per second.
-_MOST = 1 << 24
+#: No number of frames or tokens is larger: a year at 30 frames per second.
+_MOST = 1_000_000_000
 #: What ``dycoke`` cannot go below: the first of each four frames is kept whole.
 _DYCOKE_LEAST = 0.25
 

@@ -19,7 +19,7 @@ from stc_engines.seal import Limits, NotChecked, Order, limits_of, seal
 from stc_engines.table import find_target
 from stc_engines.trt.worker import Job
 from stc_export.spec.engines import FOLDER, find_engines, read_record
-from stc_export.spec.errors import EngineError, ParityError, ResourceError, StcError
+from stc_export.spec.errors import BundleError, EngineError, ParityError, ResourceError, StcError
 from stc_export.spec.manifest import GraphEntry, read_manifest
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.base import Arrays, Engine
@@ -163,6 +163,18 @@ def test_failure_on_the_way_leaves_nothing(
     if isinstance(error, OSError):
         assert isinstance(caught.value, ResourceError)
     assert files(bundle) == before
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "nowhere", "file.bin"])
+def test_engines_are_never_written_through_a_link(bundle: Path, compiled: list[Job], place: str) -> None:
+    (bundle.parent / "elsewhere").mkdir()
+    (bundle.parent / "file.bin").write_bytes(b"")
+    (bundle / FOLDER).symlink_to(bundle.parent / place)
+    before = files(bundle.parent)
+    with pytest.raises(BundleError, match="is a link or a file, expected a folder of the bundle"):
+        seal(order(bundle), WHY, Silent())
+    assert compiled == []
+    assert files(bundle.parent) == before
 
 
 def test_failure_leaves_older_engines_as_they_were(
