@@ -80,7 +80,7 @@ def _goldens(path: Path) -> int:
     try:
         Goldens.open(path)
     except StcError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {error.problem}\nfix: {error.fix}\n")
         return error.exit_code
     return 0
 
