@@ -15,17 +15,19 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class DeviceArray:
-    """A C-contiguous array on a device, as engines take it in place of one on the host.
+    """An array on a device, as engines take it in place of one on the host.
 
     Attributes:
         address: Where it lies.
         shape: Its shape.
         dtype: Its type.
+        pitch: Bytes from one block of the last two dimensions to the next; 0 if the array is C-contiguous.
     """
 
     address: int
     shape: Shape
     dtype: np.dtype[Any]
+    pitch: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -122,6 +124,15 @@ class HostMemory:
     def store(self, count: int, dtype: DTypeLike) -> HostStore:
         """Reserve a store of zeros (see :class:`stc_runtime.backends.base.Backend`)."""
         return HostStore(count, dtype)
+
+
+def cut(tensor: Tensor, start: int, count: int) -> Tensor:
+    """Return the part [..., start : start + count, W] of a C-contiguous array [..., N, W], in the same memory."""
+    if isinstance(tensor, np.ndarray):
+        return tensor[..., start : start + count, :]
+    *outer, rows, width = tensor.shape
+    size = width * tensor.dtype.itemsize
+    return DeviceArray(tensor.address + start * size, (*outer, count, width), tensor.dtype, rows * size)
 
 
 def host_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

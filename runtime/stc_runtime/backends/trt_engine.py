@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from stc_export.spec.errors import BundleError, DeviceError, ResourceError
 from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, TensorSpec
 from stc_runtime.backends.base import Tensors, check_arrays
+from stc_runtime.backends.cuda import Rows
 from stc_runtime.backends.device_store import Shared
 from stc_runtime.backends.replay import Replays
 from stc_runtime.backends.staging import Staging
@@ -89,6 +91,7 @@ class TrtEngine:
                 if binding.host is not None:
                     binding.host[...] = np.asarray(feeds[binding.name]).reshape(-1).view(np.uint8)
             self._replays.run(call, lambda: self._put(self._context(call.profile), call), lambda: self._own(call))
+            self._spread(call, into)
             self._shared.device.wait()
             return self._fetched(call, into)
 
@@ -102,10 +105,12 @@ class TrtEngine:
         return Call(self._choose(feeds), scratch, inputs, outputs)
 
     def _bind(self, spec: TensorSpec, shape: Shape, tensor: Tensor | None) -> Binding:
-        if isinstance(tensor, DeviceArray):
+        if isinstance(tensor, DeviceArray) and not tensor.pitch:
             return Binding(spec.name, tensor.address, shape, None)
-        name = self._over.get(spec.name, spec.name)
-        place = self._staging.place(name, int(np.prod(shape)) * carrier(spec.dtype).itemsize)
+        size = int(np.prod(shape)) * carrier(spec.dtype).itemsize
+        if isinstance(tensor, DeviceArray):
+            return Binding(spec.name, self._staging.aside(spec.name, size), shape, None)
+        place = self._staging.place(self._over.get(spec.name, spec.name), size)
         return Binding(spec.name, place.address, shape, place.host)
 
     def _choose(self, feeds: Tensors) -> int:
@@ -158,6 +163,19 @@ class TrtEngine:
         for binding in call.outputs:
             if binding.host is not None:
                 device.download(binding.host, binding.address)
+
+    def _spread(self, call: Call, into: Tensors) -> None:
+        """Put copies of outputs that lie in blocks on the stream: TensorRT writes contiguous arrays only.
+
+        They are not part of a CUDA graph, since their places are others in each call.
+        """
+        for binding in call.outputs:
+            wanted = into.get(binding.name)
+            if isinstance(wanted, DeviceArray) and wanted.pitch:
+                *outer, rows, width = wanted.shape
+                size = rows * width * wanted.dtype.itemsize
+                to, source = Rows(wanted.address, wanted.pitch), Rows(binding.address, size)
+                self._shared.device.copy_rows(to, source, size, math.prod(outer))
 
     def _fetched(self, call: Call, into: Tensors) -> dict[str, NDArray[Any]]:
         """Copy what was staged to where it is wanted, and return what nobody gave a place for."""

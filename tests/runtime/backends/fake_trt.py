@@ -22,6 +22,7 @@ from stc_export.spec.errors import DeviceError, ResourceError
 from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
+from stc_runtime.backends.cuda import Rows
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.trt import TrtBackend
 from stc_runtime.bundle import Bundle
@@ -43,7 +44,7 @@ class FakeDevice:
         self.memory: dict[int, bytearray] = {}
         self.host: dict[int, NDArray[np.uint8]] = {}
         self._next, self._most = 4096, most
-        self.entered = self.launched = self.moved = 0
+        self.entered = self.launched = self.up = self.down = 0
         self.capturable = True
         self.graphs: list[list[Callable[[], None]]] = []
         self._captured: list[Callable[[], None]] | None = None
@@ -78,14 +79,14 @@ class FakeDevice:
         data = array if array.ctypes.data in self.host else array.copy()
 
         def write() -> None:
-            self.moved += data.nbytes
+            self.up += data.nbytes
             self._store(address, data.tobytes())
 
         self.put(write)
 
     def download(self, array: NDArray[Any], address: int) -> None:
         def read() -> None:
-            self.moved += array.nbytes
+            self.down += array.nbytes
             array[...] = np.frombuffer(self.at(address, array.nbytes), array.dtype).reshape(array.shape)
 
         self.put(read)
@@ -93,6 +94,16 @@ class FakeDevice:
     def copy(self, to: int, source: int, size: int) -> None:
         assert to + size <= source or source + size <= to, "a copy within the device must not overlap"
         self.put(lambda: self._store(to, bytes(self.at(source, size))))
+
+    def copy_rows(self, to: Rows, source: Rows, size: int, count: int) -> None:
+        assert min(to.pitch, source.pitch) >= size, "rows overlap"
+
+        def copy() -> None:
+            rows = [bytes(self.at(source.address + row * source.pitch, size)) for row in range(count)]
+            for row, data in enumerate(rows):
+                self._store(to.address + row * to.pitch, data)
+
+        self.put(copy)
 
     def clear(self, address: int, size: int) -> None:
         self.put(lambda: self._store(address, bytes(size)))
