@@ -23,7 +23,7 @@ Tensors = Mapping[str, Tensor]
 class Engine(Protocol):
     """A graph that is ready to run. It keeps no state between calls."""
 
-    def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Tensors, into: Tensors) -> Arrays:
         """Run once.
 
         Args:
@@ -34,7 +34,8 @@ class Engine(Protocol):
                 backend is ``in_place``, an array may be the same memory as the input that the output updates.
 
         Returns:
-            The outputs that ``into`` does not name, as new arrays.
+            The outputs that ``into`` does not name, as new arrays. Those of the LLM may be waited for when they are
+            first looked at (see :attr:`Backend.llm`); what goes wrong by then is raised there.
 
         Raises:
             ValueError: Arrays that are not as declared (see :func:`check_arrays`); nothing was written.
@@ -50,6 +51,14 @@ class Backend(Protocol):
     """
 
     in_place: bool
+
+    @property
+    def llm(self) -> Backend:
+        """What runs the LLM and holds its memory: this backend, or one that works beside it.
+
+        Runs of one that works beside it return before they are done, and the work of each of the two is done in order.
+        """
+        ...
 
     def store(self, count: int, dtype: DTypeLike) -> Store:
         """Reserve a row of ``count`` zeros, for as long as the store is referred to.

@@ -68,6 +68,10 @@ class Device(Protocol):
         """Handle of the stream that copies and kernels are put on."""
         ...
 
+    def fork(self) -> Device:
+        """Return the same device with another stream; the two do not wait for each other."""
+        ...
+
     def enter(self) -> None:
         """Make the device that of the calling thread."""
         ...
@@ -154,6 +158,7 @@ class CudaDevice:
             raise DeviceError(
                 f"The NVIDIA driver is not here ({error}).", "Install it (nvidia-smi must list the GPU)."
             ) from error
+        self._library = library
         device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), 0)
@@ -166,6 +171,10 @@ class CudaDevice:
     def stream(self) -> int:
         """See :class:`Device`."""
         return self._stream
+
+    def fork(self) -> CudaDevice:
+        """See :class:`Device`."""
+        return CudaDevice(self._library)
 
     def enter(self) -> None:
         """See :class:`Device`."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Shape = tuple[int, ...]
 
@@ -120,6 +123,11 @@ class HostMemory:
 
     #: Whether an output may be the same memory as the input that it updates.
     in_place = True
+
+    @property
+    def llm(self) -> Self:
+        """What runs the LLM: the same."""
+        return self
 
     def store(self, count: int, dtype: DTypeLike) -> HostStore:
         """Reserve a store of zeros (see :class:`stc_runtime.backends.base.Backend`)."""

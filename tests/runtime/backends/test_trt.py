@@ -142,7 +142,7 @@ def test_keys_and_values_do_not_travel(either: Bundle, tmp_path: Path) -> None:
     with StreamSession(Model(either, backend), policy) as stream:
         sink = stream.remembered_tokens
         pushed = []
-        for number, frame in enumerate(scene(12)):
+        for number, frame in enumerate(scene(20)):
             device.up = device.down = 0
             evicted = stream.push(frame, number / 2).evicted_frames
             pushed.append((device.up, device.down, evicted))

@@ -70,7 +70,7 @@ def test_new_keys_and_values_lie_behind_the_others(flavour: Flavour) -> None:
     for layer in range(LAYERS):
         kv.past(layer)[0][:] = 50.0
     engine = Written()
-    logits = LLM_FORMS[flavour].run(engine, kv, feeds(kv, 3), 5)
+    logits = LLM_FORMS[flavour].run(engine, kv, feeds(kv, 3), 5)()
     assert logits.tolist() == [[7] * 5]
     for layer in range(LAYERS):
         keys, values = kv.past(layer)
@@ -97,8 +97,9 @@ def test_number_that_is_not_finite_is_told_and_spoils_nothing(flavour: Flavour, 
 def test_logits_that_are_not_finite_are_told_and_what_was_written_with_them_is_gone(flavour: Flavour) -> None:
     """A backend whose memory is on a device has nothing else to look at."""
     kv = memory(flavour)
+    logits = LLM_FORMS[flavour].run(Written(logit=np.nan), kv, feeds(kv, 3), 2)
     with pytest.raises(ParityError, match="The language model gave numbers that are not finite"):
-        LLM_FORMS[flavour].run(Written(logit=np.nan), kv, feeds(kv, 3), 2)
+        logits()
     assert not any(view.any() for layer in range(LAYERS) for view in kv.past(layer))
 
 
