@@ -118,6 +118,25 @@ def test_without_one_of_the_waits_the_numbers_are_wrong(
     assert found != expected
 
 
+def test_outputs_are_those_of_their_call_whenever_they_are_looked_at(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    graph = bundle.manifest.graph("llm")
+    backend, device = on_two_streams(bundle, tmp_path, late)
+    engine, plain = backend.llm.open(bundle.root, graph), OrtBackend(threads=1).open(bundle.root, graph)
+    letters = {"S": 2, "P": 8}
+    calls = [
+        {spec.name: np.full([letters.get(d, d) for d in spec.shape], number, spec.dtype) for spec in graph.inputs}
+        for number in (1, 2, 3)
+    ]
+    expected = [plain.run(fed, {})["logits"].tobytes() for fed in calls]
+    logits = np.zeros((1, bundle.manifest.dims.text.vocab), np.float32)
+    found = [engine.run(fed, {}) for fed in calls]
+    assert device.streams[78]._steps, "the last, which is a CUDA graph by now, is not done"
+    assert [outputs["logits"].tobytes() for outputs in found] == expected
+    engine.run(calls[0], {"logits": logits})
+    assert logits.tobytes() == expected[0], "an array of the host is filled when the call returns"
+
+
 def test_push_returns_before_the_frame_is_prefilled(tiny_bundle: Path, tmp_path: Path) -> None:
     """The report is that of this frame; the LLM is at work until it is asked, or gets the next frame."""
     bundle = Bundle.open(tiny_bundle)
