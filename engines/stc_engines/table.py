@@ -15,12 +15,13 @@ from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import Flavour
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
-#: Characters of a name that an error shows.
-_SHOWN = 80
+Streams = Literal["one", "two"]
 _IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
 Origin = Literal["document", "arithmetic", "memory", "estimate"]
+#: Characters of a name that an error shows.
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Backend:
         kind: ``ort`` (ONNX Runtime), ``trt`` (TensorRT) or ``trt-rtx`` (TensorRT-RTX).
         providers: Execution providers of ONNX Runtime in order of preference; empty for others.
         extra: The extra of ``stc-export`` that installs it, if any.
+        streams: CUDA streams that it works on: with two of them the prefill of a frame runs beside the encoder.
     """
 
     kind: BackendKind
     providers: tuple[str, ...]
     extra: str | None
+    streams: Streams = "one"
 
     @property
     def in_place(self) -> bool:
