@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from stc_export.spec.errors import MissingDependencyError, VideoError
+from stc_export.spec.footage import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +39,6 @@ def import_av() -> Any:
             'Run pip install "stc-export[video]".',
         ) from error
     return av
-
-
-def is_address(path: str | Path) -> bool:
-    """Whether a video is named by an address on the network, such as ``rtsp://camera/stream``."""
-    return isinstance(path, str) and "://" in path
 
 
 def open_source(av: Any, path: str | Path, silence_s: float) -> Any:

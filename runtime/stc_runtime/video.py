@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from stc_export.spec.errors import UsageError, VideoError
+from stc_export.spec.footage import SILENCE_S
 from stc_runtime.source import DECODER_OPTIONS, MOST_PIXELS, import_av, open_source
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ _LARGEST_RATE = 1000.0
 _SLACK = 1e-6
 #: A header may promise this much more than there is before it counts as damage: sound often ends after the picture.
 _MISSING_LEAST_S = 0.5
-#: Longest wait of an address or a pipe for its next data, in seconds.
-SILENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -269,14 +268,15 @@ def _timed(av: Any, container: Any, stream: Any, progress: _Progress) -> Iterato
     last: float | None = None
     for frame in _decoded(av, container, stream, progress):
         following = 0.0 if last is None else last + frame_s
-        stamp = frame.time
+        base = frame.time_base or stream.time_base  # what a decoder still held when the container broke has none
+        stamp = float(frame.pts * base) if base and frame.pts is not None else None
         if stamp is not None and origin is None:
             origin = stamp - following
         time_s = following if stamp is None or origin is None else stamp - origin
         if last is not None and time_s <= last:
             time_s = following
         ticks = getattr(frame, "duration", None)  # since PyAV 15
-        length = float(ticks * frame.time_base) if ticks and frame.time_base else frame_s
+        length = float(ticks * base) if ticks and base else frame_s
         last, progress.end_s = time_s, time_s + length
         yield _Timed(frame, time_s, time_s + length)
     progress.ended = True

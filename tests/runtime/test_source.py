@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stc_export.spec.errors import VideoError
+from stc_export.spec.footage import SILENCE_S
 from stc_runtime.source import MOST_PIXELS
-from stc_runtime.video import SILENCE_S, read_frames
+from stc_runtime.video import read_frames
 from tests.clips import FAST_START, Clip, noise, write
 
 if TYPE_CHECKING:
