@@ -68,6 +68,8 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
         _check_picture(request.picture)
     sampling = TopP(request.top_p, request.temperature, request.seed) if request.top_p > 0 else None
     with open_session(request) as session, open_video(request, progress) as video:
+        for question in request.questions:
+            session.check_question(question.text)  # now, and not after an hour of video
         stream = _Stream(session, request, sampling, on_piece)
         with progress.stage("frames", None, "frames") as advance:
             for frame, time_s in video:
