@@ -5,11 +5,12 @@ Nothing is waited for without an end: a pipe and an address have the same longes
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 from stc_export.spec.errors import MissingDependencyError, VideoError
 from stc_export.spec.footage import is_address
@@ -99,26 +100,12 @@ def _open_camera(av: Any, path: str | Path, _: float) -> Any:
 
 
 def _open_pipe(av: Any, path: str | Path, silence_s: float) -> Any:
-    return _open(av, _Pipe(path, silence_s))
-
-
-@final
-class _Pipe:
-    """A named pipe that ends when it is silent for too long, also when no program opens it to write.
-
-    PyAV does not close what it was given, so it closes with its last reference.
-    """
-
-    def __init__(self, path: str | Path, silence_s: float) -> None:
-        self._number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self._silence_s = silence_s
-
-    def __del__(self) -> None:
-        os.close(self._number)
-
-    def read(self, size: int) -> bytes:
-        ready, _, _ = select.select([self._number], [], [], self._silence_s)
-        if ready:
-            return os.read(self._number, size)
-        self._silence_s = 0.0  # whoever asks again does not wait again
-        return b""
+    # Opened to read without waiting, since nothing can interrupt a program that waits for another one to write.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        ready, _, _ = select.select([number], [], [], silence_s)
+        if not ready:
+            raise TimeoutError(errno.ETIMEDOUT, f"no data for {silence_s:g} s")
+        return _open(av, f"pipe:{number}", timeout=silence_s)
+    finally:
+        os.close(number)  # FFmpeg has its own
