@@ -216,6 +216,18 @@ class StreamSession:
                 if token is not None or text:
                     yield AnswerPiece(text, -1 if token is None else token, elapsed_ms, step_ms)
 
+    def check_question(self, question: str) -> None:
+        """Check that a question can be asked, at any moment of the stream: its length does not depend on the frames.
+
+        Args:
+            question: As for :meth:`ask`.
+
+        Raises:
+            QuestionError: The question is empty, no valid Unicode, or longer than the memory's room for it.
+        """
+        tokens = self._model.tokenizer.encode_prompt(self.manifest.prompt.after_video, question)
+        self._memory.begin_question(len(self._model.newline) + len(tokens), remember=False)
+
     def ask_tokens(
         self, tokens: Sequence[int], *, max_tokens: int = 64, sampling: TopP | None = None
     ) -> Generator[int, None, None]:

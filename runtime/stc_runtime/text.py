@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from stc_export.spec.errors import BundleError, MissingDependencyError, QuestionError
@@ -33,6 +33,7 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._silent = silent
+        self._added = frozenset(backend.get_added_tokens_decoder())
 
     @classmethod
     def open(cls, path: Path) -> Tokenizer:
@@ -63,7 +64,9 @@ class Tokenizer:
         return cls(backend, silent)
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of plain text; no id of an added token is ever among them.
+        """Return the token ids of plain text.
+
+        No id of an added token is among them, but that of the unknown token where one character has no other.
 
         Raises:
             QuestionError: The text is not valid Unicode (it has half of a surrogate pair).
@@ -75,7 +78,17 @@ class Tokenizer:
                 f"The text has half a surrogate pair at character {error.start}, expected valid Unicode.",
                 "Decode the text as UTF-8 before you ask.",
             ) from error
-        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+        return self._encode(text)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        # Some vocabularies hold the added tokens as words, too. Such a word is taken apart behind its first character.
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        cuts = [start + 1 for token, (start, end) in spans if token in self._added and end - start > 1]
+        if not cuts:
+            return tuple(encoding.ids)
+        parts = pairwise([0, *cuts, len(text)])
+        return tuple(token for first, last in parts for token in self._encode(text[first:last]))
 
     def encode_prompt(self, pieces: Iterable[Piece], question: str = "") -> tuple[int, ...]:
         """Return the token ids of a part of the prompt.

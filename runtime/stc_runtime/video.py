@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from stc_export.spec.errors import MissingDependencyError, UsageError, VideoError
+from stc_export.spec.errors import UsageError, VideoError
+from stc_export.spec.footage import SILENCE_S
+from stc_runtime.source import DECODER_OPTIONS, MOST_PIXELS, import_av, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,8 +41,6 @@ _LARGEST_RATE = 1000.0
 _SLACK = 1e-6
 #: A header may promise this much more than there is before it counts as damage: sound often ends after the picture.
 _MISSING_LEAST_S = 0.5
-#: Longest wait for a network stream to open and between its packets, in seconds.
-_NETWORK_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,25 @@ class VideoDamage:
         return self.errors > 0 or self.missing_s > 0.0
 
 
-def read_frames(path: str | Path, fps: float, start_s: float = 0.0, end_s: float = math.inf) -> VideoReader:
+def read_frames(
+    path: str | Path, fps: float, start_s: float = 0.0, end_s: float = math.inf, silence_s: float = SILENCE_S
+) -> VideoReader:
     """Open a video and return its frames as an iterator that is also a context manager.
 
     Args:
-        path: Video file; or, as a string, a network address such as ``rtsp://camera/stream``.
+        path: Video file, named pipe or camera (``/dev/video0``); or, as a string, a network address such as
+            ``rtsp://camera/stream``.
         fps: Frames to take per second of video; see the module's text for which.
         start_s: Start of the part to read, in seconds after the first frame.
         end_s: End of the part; a frame that begins there is not read.
+        silence_s: Longest wait of an address or a pipe for its next data, in seconds; the video ends there.
 
     Raises:
         UsageError: ``fps`` is not a finite number above 0, or the part is empty.
         VideoError: No such file, a directory, an empty file, not a video, or a file without a picture.
         MissingDependencyError: PyAV is not installed.
     """
-    return VideoReader(path, fps, start_s, end_s)
+    return VideoReader(path, fps, start_s, end_s, silence_s)
 
 
 @final
@@ -87,12 +91,19 @@ class VideoReader:
     :meth:`close`, on leaving a ``with`` block, and when the reader is dropped. Made by :func:`read_frames`.
     """
 
-    def __init__(self, path: str | Path, fps: float, start_s: float = 0.0, end_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        start_s: float = 0.0,
+        end_s: float = math.inf,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         _check_request(path, fps, start_s, end_s)
-        av = _import_av()
+        av = import_av()
         self._path = path
         self._start_s = start_s
-        container = _open(av, path)
+        container = open_source(av, path, silence_s)
         # Frees the file when the reader is dropped; nothing below may refer to the reader, or that would wait.
         self._closer = weakref.finalize(self, container.close)
         try:
@@ -130,7 +141,8 @@ class VideoReader:
         if self._progress.delivered == 0:
             raise VideoError(
                 f'Video "{self._path}" has a picture track, but no frame of it could be decoded.',
-                "Play the file to see whether it is damaged, and copy or record it again.",
+                "Play it to see whether it is damaged, and whether a frame has more than "
+                f"{MOST_PIXELS:,} pixels, and copy or record it again.",
             )
         raise StopIteration
 
@@ -189,43 +201,6 @@ def _check_request(path: str | Path, fps: float, start_s: float, end_s: float) -
         )
 
 
-def _import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Reading a video needs the package "av", which is not installed.',
-            'Run pip install "stc-export[video]".',
-        ) from error
-    return av
-
-
-def _open(av: Any, path: str | Path) -> Any:
-    network = isinstance(path, str) and "://" in path
-    if not network:
-        _check_file(Path(path))
-    # Without the prefix, a colon in a file's name would be taken for a protocol.
-    address = str(path) if network else f"file:{path}"
-    try:
-        # Titles in a foreign encoding must not stop a reader.
-        return av.open(address, metadata_errors="replace", timeout=_NETWORK_TIMEOUT_S if network else None)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(
-            f'Video "{path}" cannot be read as a video ({reason}).',
-            "Check the address and the network." if network else "Play the file to see whether it is complete.",
-        ) from error
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise VideoError(f'Video "{path}" is a directory, expected a file.', "Name a video file inside it.")
-    if not path.exists():
-        raise VideoError(f'Video "{path}" does not exist.', "Check the path and the current directory.")
-    if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(f'Video "{path}" is empty (0 bytes).', "Copy or record it again.")
-
-
 def _picture_stream(av: Any, container: Any, path: str | Path) -> Any:
     streams = [stream for stream in container.streams.video if not _is_cover(av, stream)]
     if not streams:
@@ -238,6 +213,7 @@ def _picture_stream(av: Any, container: Any, path: str | Path) -> Any:
             f'Video "{path}" is coded in a way that the installed PyAV cannot decode.',
             "Convert it to H.264 first.",
         )
+    streams[0].codec_context.options = DECODER_OPTIONS
     # Frame and slice threads: the default decodes on one core.
     streams[0].thread_type = "AUTO"
     return streams[0]
@@ -292,14 +268,15 @@ def _timed(av: Any, container: Any, stream: Any, progress: _Progress) -> Iterato
     last: float | None = None
     for frame in _decoded(av, container, stream, progress):
         following = 0.0 if last is None else last + frame_s
-        stamp = frame.time
+        base = frame.time_base or stream.time_base  # what a decoder still held when the container broke has none
+        stamp = float(frame.pts * base) if base and frame.pts is not None else None
         if stamp is not None and origin is None:
             origin = stamp - following
         time_s = following if stamp is None or origin is None else stamp - origin
         if last is not None and time_s <= last:
             time_s = following
         ticks = getattr(frame, "duration", None)  # since PyAV 15
-        length = float(ticks * frame.time_base) if ticks and frame.time_base else frame_s
+        length = float(ticks * base) if ticks and base else frame_s
         last, progress.end_s = time_s, time_s + length
         yield _Timed(frame, time_s, time_s + length)
     progress.ended = True

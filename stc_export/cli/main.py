@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -40,7 +42,9 @@ def entry(program: Callable[[], typer.Typer] = stc_export) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name or an answer may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:], program))
+    with _second_interrupt_ends():
+        code = main(sys.argv[1:], program)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str], program: Callable[[], typer.Typer] = stc_export) -> int:
@@ -86,3 +90,34 @@ def _termination_as_interrupt() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """End the process at the second Ctrl-C, whatever it is in.
+
+    The first one waits until native code returns, and then for what is cleaned up. What the second one leaves beside an
+    output, the next command that writes there removes.
+    """
+    reader, writer = socket.socketpair()
+    os.set_blocking(writer.fileno(), False)
+    watcher = threading.Thread(target=_end_at_second, args=(reader,), daemon=True)
+    watcher.start()
+    kept = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(kept)
+        writer.close()
+        watcher.join()
+
+
+def _end_at_second(signals: socket.socket) -> None:
+    """Read the numbers of the signals that arrive, until nobody writes them any more."""
+    interrupts = 0
+    with signals:
+        while number := signals.recv(1):
+            interrupts += number[0] == signal.SIGINT
+            if interrupts == 2:
+                tell("interrupted")
+                os._exit(INTERRUPTED)

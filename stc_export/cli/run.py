@@ -1,5 +1,6 @@
 """``stc-export run``."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +21,17 @@ from stc_export.cli.progress import BarProgress, LineProgress, make_progress
 from stc_export.cli.text import bytes_text, facts, table, without_controls
 from stc_export.pipeline.types import Question, RunRequest, RunResult
 from stc_export.spec.errors import UsageError
+from stc_export.spec.footage import SILENCE_S, is_address
+from stc_export.spec.report import CameraReport
 
 EXAMPLE = 'stc-export run demo.stc video.mp4 --ask "What is on the table?" --at 12.5'
 
 
 def run(  # noqa: PLR0913 - one parameter per flag
     bundle: BundleArgument,
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.")],
+    video: Annotated[
+        str, typer.Argument(metavar="VIDEO", help="A video file, a pipe, /dev/video0, or an address such as rtsp://...")
+    ],
     *,
     ask: Annotated[list[str], typer.Option("--ask", metavar="TEXT", help="A question; can be repeated.")],
     at: Annotated[
@@ -44,14 +49,30 @@ def run(  # noqa: PLR0913 - one parameter per flag
         Path | None,
         typer.Option("--picture", metavar="FILE", help="Draw which tokens were recomputed and kept, as PNG."),
     ] = None,
+    until: Annotated[
+        float | None, typer.Option("--until", metavar="SECONDS", help="Stop at this time of the video.")
+    ] = None,
+    camera: Annotated[
+        float | None,
+        typer.Option(
+            "--camera",
+            metavar="SECONDS",
+            help="VIDEO is a camera, which may be away for so long: times are those of the clock, and frames that come "
+            "faster than they are processed are dropped.",
+        ),
+    ] = None,
+    silence: Annotated[
+        float, typer.Option("--silence", metavar="SECONDS", help="An address or pipe without data for so long is away.")
+    ] = SILENCE_S,
     as_json: JsonFlag = False,
 ) -> None:
     """Play a video through a bundle and answer questions about it."""
     _check(fps, max_tokens, top_p, temperature, threads)
+    _check_times(until, camera, silence)
     with reserved_stdout(as_json=as_json):
         request = RunRequest(
             bundle=bundle,
-            video=video,
+            video=video if is_address(video) else Path(video),
             questions=pair_questions(ask, at or []),
             policy=read_policy(policy),
             fps=fps,
@@ -61,6 +82,9 @@ def run(  # noqa: PLR0913 - one parameter per flag
             temperature=temperature,
             threads=threads,
             picture=picture,
+            until_s=math.inf if until is None else until,
+            silence_s=silence,
+            away_s=camera,
         )
         from stc_export.pipeline.run import run as run_bundle
 
@@ -144,8 +168,15 @@ def summary_text(result: RunResult) -> str:
         ("visual tokens", f"{tokens.visual_kept} of {tokens.visual_before} kept{share}"),
         ("memory", f"{held}, {bytes_text(memory.peak_rss)} peak of the process"),
         ("target", result.target),
+        *_camera_rows(result.camera),
     ]
     return "\n" + facts([*first, *rest]) + "\n\n" + table(("stage", "p50 ms", "p95 ms", "n"), rows, right=(1, 2, 3))
+
+
+def _camera_rows(camera: CameraReport | None) -> list[tuple[str, str]]:
+    if camera is None:
+        return []
+    return [("camera", f"away {camera.gaps}x, {camera.away_s:.1f} s in all; {camera.dropped} frames dropped")]
 
 
 def _check(fps: float, max_tokens: int, top_p: float, temperature: float, threads: int | None) -> None:
@@ -155,6 +186,14 @@ def _check(fps: float, max_tokens: int, top_p: float, temperature: float, thread
     check_least("--threads", threads, 1)
     if not 0.0 <= top_p <= 1.0:
         raise UsageError(f"--top-p is {top_p:g}, expected a number from 0 to 1.", "Give 0 for greedy answers, or 0.9.")
+
+
+def _check_times(until: float | None, camera: float | None, silence: float) -> None:
+    if until is not None:
+        check_above_zero("--until", until)
+    if camera is not None:
+        check_least("--camera", camera, 0)
+    check_above_zero("--silence", silence)
 
 
 def _ignore_piece(_question: Question, _at_s: float, _text: str) -> None:

@@ -30,7 +30,8 @@ from stc_export.pipeline.types import (
 from stc_export.spec.errors import MissingDependencyError
 from stc_export.spec.files import write_file
 from stc_export.spec.progress import Progress
-from stc_export.spec.report import FrameReport
+from stc_export.spec.report import CameraReport, FrameReport
+from stc_runtime.camera import Camera, CameraOptions
 from stc_runtime.sampling import TopP
 from stc_runtime.session import StreamSession
 from stc_runtime.video import VideoReader, read_frames
@@ -66,7 +67,9 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
     if request.picture is not None:
         _check_picture(request.picture)
     sampling = TopP(request.top_p, request.temperature, request.seed) if request.top_p > 0 else None
-    with open_session(request) as session, read_frames(request.video, request.fps) as video:
+    with open_session(request) as session, open_video(request, progress) as video:
+        for question in request.questions:
+            session.check_question(question.text)  # now, and not after an hour of video
         stream = _Stream(session, request, sampling, on_piece)
         with progress.stage("frames", None, "frames") as advance:
             for frame, time_s in video:
@@ -77,7 +80,7 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
         if request.picture is not None and stream.samples is not None and stream.log.frames:
             write_file(token_picture(stream.samples.choose(_PICTURED), session.manifest.dims.vision), request.picture)
             progress.note(f"picture: {request.picture}")
-        return _result(request, session, stream.log)
+        return replace(_result(request, session, stream.log), camera=_camera_report(video))
 
 
 def _check_picture(out: Path) -> None:
@@ -95,6 +98,22 @@ def open_session(request: RunRequest) -> StreamSession:
     """
     backend = open_backend(request.bundle, request.threads)
     return StreamSession.open(request.bundle, request.policy, backend)
+
+
+def open_video(request: RunRequest, progress: Progress) -> VideoReader | Camera:
+    """Open what a request watches.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    if request.away_s is None:
+        return read_frames(request.video, request.fps, 0.0, request.until_s, request.silence_s)
+    options = CameraOptions(request.away_s, request.silence_s, request.until_s)
+    return Camera(request.video, request.fps, options, progress.note)
+
+
+def _camera_report(video: VideoReader | Camera) -> CameraReport | None:
+    return video.report if isinstance(video, Camera) else None
 
 
 class _Stream:
@@ -142,7 +161,7 @@ class _Stream:
         self.log.answers.append(Answer(question.text, at_s, text, round(first_ms, 3), tokens))
 
 
-def _note_damage(video: VideoReader, progress: Progress) -> None:
+def _note_damage(video: VideoReader | Camera, progress: Progress) -> None:
     damage = video.damage
     if damage.found:
         progress.note(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from stc_engines.lint.finding import Finding
 from stc_export.spec.engines import Fingerprint, SealRecord
+from stc_export.spec.footage import SILENCE_S
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.policy import Metric, Policy
+from stc_export.spec.report import CameraReport
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class RunRequest:
 
     Attributes:
         bundle: Path of the bundle.
-        video: Path of a video file.
+        video: Path of a video file, a pipe or a camera; or an address.
         questions: Questions in the order given.
         policy: ``None``: the bundle's own.
         fps: Frames taken per second of video.
@@ -216,10 +219,13 @@ class RunRequest:
         temperature: Divides the logits when sampling.
         threads: Threads of the backend; ``None``: its default.
         picture: PNG file for a picture of the tokens of a few frames; ``None``: none is drawn.
+        until_s: Time of the video at which it ends.
+        silence_s: Longest wait of an address or a pipe for its next data.
+        away_s: Longest time that a camera may be away; ``None``: it is no camera, and no frame is dropped.
     """
 
     bundle: Path
-    video: Path
+    video: Path | str
     questions: tuple[Question, ...]
     policy: Policy | None = None
     fps: float = 1.0
@@ -229,6 +235,9 @@ class RunRequest:
     temperature: float = 1.0
     threads: int | None = None
     picture: Path | None = None
+    until_s: float = math.inf
+    silence_s: float = SILENCE_S
+    away_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -303,6 +312,7 @@ class RunResult:
     target: str
     policy: Policy
     trained: bool
+    camera: CameraReport | None = None
 
 
 @dataclass(frozen=True)

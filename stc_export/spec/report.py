@@ -78,3 +78,18 @@ class MemoryUse:
     feature_cache: int
     kv: int
     history: int
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """What happened to a camera while it was read.
+
+    Attributes:
+        dropped: Frames that came faster than they were processed, and made room for newer ones.
+        gaps: How often it went away and came back.
+        away_s: Seconds that it was away in these gaps, each from the last frame before it to the first one after.
+    """
+
+    dropped: int
+    gaps: int
+    away_s: float

@@ -180,6 +180,15 @@ def test_question_longer_than_its_room_raises_and_changes_nothing(
     assert workshop.heard(lambda: go_on(watching)) == undisturbed
 
 
+def test_question_of_ten_thousand_words_names_both_numbers_before_a_frame_is_pushed(workshop: Workshop) -> None:
+    session = workshop.session()
+    session.check_question("What moves?")
+    with pytest.raises(QuestionError, match=r"has \d{5} tokens with its prompt, 511 fit beside one token of an answer"):
+        session.check_question("word " * 10_000)
+    with pytest.raises(QuestionError, match="The question is empty"):
+        session.check_question("")
+
+
 def refused(action: Callable[[], object]) -> tuple[str, str]:
     with pytest.raises(SessionStateError) as caught:
         action()

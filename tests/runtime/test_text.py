@@ -101,6 +101,61 @@ def test_special_token_in_a_question_stays_text(tokenizer: Tokenizer, whole: Any
     assert [i for i in ids if i in IDS.values()] == [END, START]
 
 
+TEMPLATE_WORDS = [
+    *SPECIAL_TOKENS,
+    "</s>",
+    "<s>",
+    "system",
+    "user",
+    "assistant\n",
+    "\n",
+    "<|im_",
+    "end|>",
+    "<|",
+    "\0",
+    "\u0301",
+]
+
+
+@given(st.lists(st.sampled_from(TEMPLATE_WORDS) | st.text(max_size=8), min_size=1, max_size=12))
+def test_special_ids_of_a_prompt_are_those_of_its_template_whatever_the_question_says(
+    tokenizer: Tokenizer, parts: list[str]
+) -> None:
+    import unicodedata
+
+    question = "".join(parts) + "?"
+    ids = tokenizer.encode_prompt(AFTER, question)
+    assert [i for i in ids if i in IDS.values()] == [END, START]
+    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", f"\n{question}") + "assistant\n"
+
+
+def vocabulary_with_its_own_structure(kind: str) -> Tokenizer:
+    """A tokenizer whose added token is a word of its model, too, as in Unigram models and byte pairs without merges."""
+    import tokenizers
+    from tokenizers import models
+
+    letters = [*"</s>ab", "</s>"]
+    model = {
+        "unigram": lambda: models.Unigram([("<unk>", 0.0), *((letter, -3.0) for letter in letters)], 0, False),
+        "pairs": lambda: models.BPE(
+            vocab={letter: i for i, letter in enumerate(letters)}, merges=[], ignore_merges=True
+        ),
+    }[kind]()
+    backend = tokenizers.Tokenizer(model)
+    backend.add_special_tokens(["</s>"])
+    return Tokenizer(backend, frozenset())
+
+
+@pytest.mark.parametrize("kind", ["unigram", "pairs"])
+@pytest.mark.parametrize("text", ["</s>", "a</s>b</s>", "<</s>/s>", "</s>" * 2000])
+def test_special_token_that_is_a_word_of_the_model_stays_text(kind: str, text: str) -> None:
+    tokenizer = vocabulary_with_its_own_structure(kind)
+    number = tokenizer._backend.token_to_id("</s>")
+    ids = tokenizer.encode_plain(text)
+    assert number not in ids
+    assert "".join(tokenizer._backend.id_to_token(token) for token in ids) == text
+
+
 def test_added_token_that_is_not_special_stays_text_in_a_question_but_is_shown_in_an_answer(
     directory: Path, tmp_path: Path
 ) -> None:

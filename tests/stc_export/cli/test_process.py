@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 REFUSE = """
@@ -86,3 +89,70 @@ def test_process_reader_that_leaves_ends_it_quietly() -> None:
     )
     os.close(writer)
     assert (process.returncode, process.stderr) == (130, "interrupted\n")
+
+
+def interrupted(process: subprocess.Popen[str], ready: Callable[[], bool], times: int) -> tuple[int, str]:
+    """Send Ctrl-C as often as asked once something has happened; return exit code and stderr."""
+    while not ready():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # two that arrive at once are one
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def program(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stc_export", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one child")
+def test_process_build_interrupted_leaves_nothing_and_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    process = program("build", tiny_checkpoint, "--out", tmp_path / "a.stc")
+    code, errors = interrupted(process, lambda: any(tmp_path.iterdir()), times=1)
+    assert (code, errors.splitlines()[-1]) == (130, "interrupted")
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes")
+def test_process_run_interrupted_while_it_waits_for_a_video_ends_with_one_word(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = program("run", tiny_bundle, tmp_path / "pipe", "--ask", "What?", "--silence", "600")
+    writers: list[int] = []
+    code, errors = interrupted(process, lambda: _opened(tmp_path / "pipe", writers), times=1)
+    os.close(writers[0])
+    assert (code, errors) == (130, "interrupted\n")
+
+
+def _opened(pipe: Path, writers: list[int]) -> bool:
+    """Whether somebody reads a pipe; keeps it open to write, so that the reader goes on waiting."""
+    try:
+        writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def test_process_second_interrupt_ends_what_does_not_react_to_the_first() -> None:
+    code = (
+        "import time\n"
+        "from stc_export.cli import main\n"
+        "def deaf(*_):\n"
+        "    print('ready', flush=True)\n"
+        "    while True:\n"
+        "        try:\n"
+        "            time.sleep(60)\n"
+        "        except KeyboardInterrupt:\n"
+        "            pass\n"
+        "main.main = deaf\n"
+        "main.entry()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    assert interrupted(process, lambda: True, times=2) == (130, "interrupted\n")

@@ -14,6 +14,7 @@ from stc_export.cli.run import pair_questions
 from stc_export.pipeline.types import Question, RunRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import named_policies
+from stc_export.spec.report import CameraReport
 from tests.stc_export.cli.results import RAN
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ def test_run_flags_become_the_request(pipeline: FakePipeline) -> None:
 def test_run_without_flags_has_the_defaults_of_the_request(pipeline: FakePipeline) -> None:
     assert main(RUN) == 0
     assert pipeline.requests == [RunRequest(Path("demo.stc"), Path("video.mp4"), (Question("What?"),))]
+
+
+def test_run_of_a_camera_keeps_its_address_and_the_times(
+    pipeline: FakePipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.ran = replace(RAN, camera=CameraReport(dropped=7, gaps=2, away_s=5.25))
+    flags = ["--camera", "30", "--silence", "4.5", "--until", "3600"]
+    assert main(["run", "demo.stc", "rtsp://camera/stream", "--ask", "What?", *flags]) == 0
+    expected = RunRequest(Path("demo.stc"), "rtsp://camera/stream", (Question("What?"),))
+    assert pipeline.requests == [replace(expected, until_s=3600.0, silence_s=4.5, away_s=30.0)]
+    assert "camera         away 2x, 5.2 s in all; 7 frames dropped" in capfd.readouterr().err
 
 
 @given(st.lists(st.text(min_size=1), min_size=1), st.lists(st.floats(0, 1e6)))
@@ -127,6 +139,10 @@ def test_run_json_has_exactly_the_promised_keys(pipeline: FakePipeline, capfd: p
         (["--top-p", "nan"], "--top-p is nan"),
         (["--temperature", "0"], "--temperature is 0"),
         (["--threads", "0"], "--threads is 0"),
+        (["--camera", "-1"], "--camera is -1"),
+        (["--camera", "nan"], "--camera is nan"),
+        (["--silence", "0"], "--silence is 0"),
+        (["--until", "0"], "--until is 0"),
     ],
 )
 def test_run_value_out_of_range_exits_2_and_names_it(
