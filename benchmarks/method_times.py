@@ -37,6 +37,7 @@ from stc_export.spec.policy import Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.dtypes import narrowed
+from stc_runtime.encoder import LastLayer
 from stc_runtime.model import Model
 from stc_runtime.pruner import FramePruner
 
@@ -125,8 +126,9 @@ def _prune(model: Model, method: str, keep: float) -> Step:
     vision = model.manifest.dims.vision
     pruner, random = FramePruner(model, _keeping(keep, method)), np.random.default_rng(0)
     frames = [narrowed(random.standard_normal((vision.tokens, vision.width)), model.dtype) for _ in range(2)]
-    attention = random.random(vision.tokens, np.float32)
-    return lambda index: timed_ms(lambda: pruner.prune(frames[index % 2], attention))
+    keys = narrowed(random.standard_normal((vision.heads, vision.tokens, vision.head_dim)), model.dtype)
+    last_layer = LastLayer(random.random(vision.tokens, np.float32), keys)
+    return lambda index: timed_ms(lambda: pruner.prune(frames[index % 2], last_layer))
 
 
 def cacher_table(measured: Measured) -> str:

@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class LastLayer:
+    """What the last layer of the ViT tells of its tokens.
+
+    Attributes:
+        attention: What each received from those that were recomputed, float32 [T].
+        keys: [heads, T, head_dim], each of when its token was last recomputed; valid until the next frame.
+    """
+
+    attention: NDArray[np.float32]
+    keys: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """What encoding one frame gave.
 
@@ -39,8 +52,7 @@ class Encoded:
         similarity: Mean cosine with the reference, 0 without one.
         change: Relative change against the reference, infinite without one.
         features: [T, C], valid until the next frame; for ``skip`` those of the frame before.
-        attention: What each token received from those that were recomputed, float32 [T]; ``None`` for ``skip``, and
-            where the graph does not give it.
+        last_layer: What the ViT's last layer tells of its tokens; ``None`` for ``skip``, and where the graph does not.
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the ViT.
     """
@@ -51,7 +63,7 @@ class Encoded:
     similarity: float
     change: float
     features: Tensor
-    attention: NDArray[np.float32] | None
+    last_layer: LastLayer | None
     gate_ms: float
     vit_ms: float
 
@@ -154,6 +166,7 @@ class FrameEncoder:
         self._resize = Resizer(model.manifest.preprocess)
         self._cache = FeatureCache(model.manifest.graph("vit", variants["vit"]), policy, model.backend)
         self._similarity = np.zeros(model.manifest.dims.vision.tokens, np.float32)
+        self._last_keys = f"key_{model.manifest.dims.vision.layers - 1}_out"
         self._state = GateState()
 
     @property
@@ -171,7 +184,7 @@ class FrameEncoder:
         )
         decision, self._state = decide(self._policy, self._state, self._similarity)
         decided = time.perf_counter()
-        attention = None if decision.mode == "skip" else self._recompute(decision)
+        last_layer = None if decision.mode == "skip" else self._recompute(decision)
         done = time.perf_counter()
         return Encoded(
             mode=decision.mode,
@@ -180,23 +193,25 @@ class FrameEncoder:
             similarity=float(gate["statistics"][0]),
             change=float(gate["statistics"][2]) if had_reference else math.inf,
             features=self._cache.features,
-            attention=attention,
+            last_layer=last_layer,
             gate_ms=(decided - start) * 1e3,
             vit_ms=(done - decided) * 1e3 if decision.mode != "skip" else 0.0,
         )
 
-    def _recompute(self, decision: Decision) -> NDArray[np.float32] | None:
-        """Run the ViT, and return the attention if its graph gives it."""
+    def _recompute(self, decision: Decision) -> LastLayer | None:
+        """Run the ViT, and return what its graph tells of the last layer."""
+        places = self._cache.outputs()
         outputs = self._vit.run(
             {
                 "patch_embeddings": self._cache.embeddings,
                 self._selection_input: decision.indices,
                 **self._cache.feeds(),
             },
-            self._cache.outputs(),
+            places,
         )
         self._cache.keep(decision.mode, decision.indices)
-        return outputs.get("attention")
+        attention = outputs.get("attention")
+        return None if attention is None else LastLayer(attention, places[self._last_keys])
 
     def read_features(self) -> NDArray[Any]:
         """Return a copy on the host of the features [T, C] of the last frame that was encoded."""

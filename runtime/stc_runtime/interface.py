@@ -137,7 +137,7 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     entry = manifest.pruner(graph.variant)
     takes = {spec.name for spec in graph.inputs}
     history = () if entry.history == "none" else ("history", "history_weights")
-    inputs = (*history, *(name for name in ("alpha", "noise", "attention", "carrier") if name in takes))
+    inputs = (*history, *(name for name in ("alpha", "noise", "attention", "keys", "carrier") if name in takes))
     return pruner_interface(dims, dtype, entry.history_width if history else 0, inputs)
 
 

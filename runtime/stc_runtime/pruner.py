@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stc_export.spec.policy import Policy, PrunerPolicy
     from stc_runtime.backends.base import Arrays
     from stc_runtime.backends.store import Tensor
+    from stc_runtime.encoder import LastLayer
     from stc_runtime.model import Model
 
 
@@ -40,7 +41,6 @@ class FramePruner:
         self._engine = model.engine("pruner", settings.method)
         self._history = PrunerHistory(model.manifest.pruner(settings.method), settings.history)
         self._declared = {spec.name for spec in graph.inputs}
-        self._takes_attention = "attention" in self._declared
         size = FrameSize(dims.vision.visual_tokens, dims.text.width, model.dtype)
         self._seed = settings.seed
         self._noise = np.zeros(size.tokens if "noise" in self._declared else 0, np.float32)
@@ -54,23 +54,19 @@ class FramePruner:
         """Bytes of the history and of what the budget remembers."""
         return self._history.nbytes + self._budget.nbytes
 
-    def prune(
-        self, features: Tensor, attention: NDArray[np.float32] | None = None
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def prune(self, features: Tensor, last_layer: LastLayer | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return kept visual tokens [K, D] and their raster indices int64 [K], ascending.
 
         Args:
             features: [T, C].
-            attention: What each token received, float32 [T], for a method that ranks by it.
+            last_layer: Of the ViT, for a method that ranks by it.
 
         Raises:
             ParityError: A budget that follows the content met tokens that are not finite.
         """
         if self._noise.size:
             self._draws.random(out=self._noise, dtype=np.float32)
-        feeds: dict[str, Tensor] = {"features": features}
-        if self._takes_attention and attention is not None:
-            feeds["attention"] = attention
+        feeds = {"features": features, **self._taken(last_layer)}
         allotment = self._budget.allot(lambda: self._run(feeds, self._carrier)["visual_tokens"])
         # The graph keeps at least one token, and is needed for the history even if the frame keeps none.
         outputs = self._run(feeds, self._carrier[: max(1, allotment.count)])
@@ -90,6 +86,13 @@ class FramePruner:
             return size.tokens, size.tokens, FixedBudget(size.tokens)
         most = BUDGET_COSTS[settings.budget].most(size.tokens, settings)
         return kept_tokens(size.tokens, settings.keep), most, BUDGETS[settings.budget](size, settings)
+
+    def _taken(self, last_layer: LastLayer | None) -> dict[str, Tensor]:
+        """Return what the graph takes of the last layer."""
+        known: dict[str, Tensor] = {}
+        if last_layer is not None:
+            known = {"attention": last_layer.attention, "keys": last_layer.keys}
+        return {name: tensor for name, tensor in known.items() if name in self._declared}
 
     def _run(self, feeds: Mapping[str, Tensor], carrier: NDArray[np.int64]) -> Arrays:
         """Run the graph. The history and the noise are those of the frame, however often it runs."""

@@ -269,7 +269,7 @@ class StreamSession:
         # A skipped frame shows what the one before it showed: its tokens are in the LLM's memory already.
         if encoded.mode != "skip":
             start = time.perf_counter()
-            tokens, indices = self._pruner.prune(encoded.features, encoded.attention)
+            tokens, indices = self._pruner.prune(encoded.features, encoded.last_layer)
             pruned = time.perf_counter()
             kept = tuple(indices.tolist())
             if kept:

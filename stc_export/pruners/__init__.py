@@ -26,7 +26,7 @@ from stc_export.spec.dims import ModelDims
 from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import HistoryKind
 
-PrunerInput = Literal["history", "history_weights", "alpha", "noise", "attention", "carrier"]
+PrunerInput = Literal["history", "history_weights", "alpha", "noise", "attention", "keys", "carrier"]
 PrunerOutput = Literal["visual_tokens", "kept_indices", "history_entry"]
 
 
@@ -40,8 +40,9 @@ class PrunerMethod:
         history: What the host keeps: see :class:`stc_export.spec.manifest.PrunerEntry`.
         history_width: E, elements of one history entry, for a model; 0 without history.
         inputs: Graph inputs in the order of ``forward`` after ``tokens``: ``history`` float32 [W, E],
-            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K], and
-            ``attention`` float32 [T], which the family pools like the tokens: the module gets it as [M].
+            ``history_weights`` float32 [W], ``alpha`` float32 [1], ``noise`` float32 [M], ``carrier`` int64 [K]; and of
+            the last layer of the ViT ``attention`` float32 [T] and ``keys`` [heads, T, d], which the family pools like
+            the tokens: the module gets float32 [M], and their mean over heads float32 [M, d].
         outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
     """
 
@@ -128,7 +129,7 @@ ATTENTION_PRUNERS: tuple[PrunerMethod, ...] = (
         factory=lambda _dims: VisionZip(),
         history="none",
         history_width=lambda _dims: 0,
-        inputs=("attention", "carrier"),
+        inputs=("attention", "keys", "carrier"),
         outputs=("visual_tokens", "kept_indices"),
     ),
 )

@@ -12,7 +12,7 @@ def keep_lowest(scores: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
     """Return the indices of the K lowest scores in ascending order.
 
     Of equal scores the lower index is kept. TopK alone does not promise that (torch and TensorRT leave ties open), so
-    it ranks distinct integers instead: how many tokens come before a token. That costs M * M comparisons.
+    it gets distinct integers instead, the ranks.
 
     Args:
         scores: float32 [M], finite; M at most 3840 for TensorRT's TopK.
@@ -21,10 +21,21 @@ def keep_lowest(scores: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 [K], strictly ascending.
     """
-    index = torch.arange(scores.shape[0], device=scores.device)
-    own, other = scores.unsqueeze(1), scores.unsqueeze(0)
-    earlier = index.unsqueeze(0) < index.unsqueeze(1)
-    rank = ((other < own) | ((other == own) & earlier)).to(torch.float32).sum(dim=1)
-    best = torch.topk(rank, carrier.shape[0], largest=False).indices
+    best = torch.topk(ranks(scores), carrier.shape[0], largest=False).indices
     # Indices as float32 are exact below 2**24, and float32 is the one type that all TopK kernels share.
     return torch.topk(best.to(torch.float32), carrier.shape[0], largest=False).values.to(torch.int64)
+
+
+def ranks(scores: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens come before each one, float32 [M]: those of lower scores, and equal ones of lower index.
+
+    That costs M * M comparisons.
+    """
+    own, other = scores.unsqueeze(1), scores.unsqueeze(0)
+    return ((other < own) | ((other == own) & earlier(scores))).to(torch.float32).sum(dim=1)
+
+
+def earlier(scores: torch.Tensor) -> torch.Tensor:
+    """Return bool [M, M]: whether the token of the column has a lower index than that of the row."""
+    index = torch.arange(scores.shape[0], device=scores.device)
+    return index.unsqueeze(0) < index.unsqueeze(1)

@@ -12,11 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stc_export.reference.metrics import METRICS, cosine
 from stc_export.reference.model import TorchModel
-from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, full_pass
+from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, LastLayer, full_pass
 from stc_export.spec.policy import Policy
 from stc_export.spec.report import CacherMode
 from stc_runtime.gate import Decision, GateState, decide
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What pruning reads of a frame.
+
+    Attributes:
+        features: [T, C].
+        last_layer: What the last layer tells of the tokens; ``None`` where some were merged before it.
+    """
+
+    features: Tensor
+    last_layer: LastLayer | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +41,9 @@ class EncodedFrame:
         mode: How it was encoded.
         recomputed: R.
         indices: Tokens that were to be recomputed, ascending; none where the layers choose or merge them.
-        similarity: Mean cosine with the reference, 0 without one.
+        similarity: Mean cosine with the reference, whatever the metric; 0 without one.
         change: Relative change against the reference, infinite without one.
-        features: [T, C]; ``None`` for ``skip``.
+        seen: What the layers made of it; ``None`` for ``skip``.
         gate_ms: Time of resize, patch embedding, comparison and decision.
         vit_ms: Time of the layers.
     """
@@ -39,7 +53,7 @@ class EncodedFrame:
     indices: tuple[int, ...]
     similarity: float
     change: float
-    features: Tensor | None
+    seen: Seen | None
     gate_ms: float
     vit_ms: float
 
@@ -68,6 +82,8 @@ class CachedEncoder:
         """
         self._model = model
         self._policy = policy
+        # Selections that rank inside the layers use the metric there.
+        self._compare = {"gate": METRICS[policy.cacher.metric]}.get(policy.cacher.selection, cosine)
         self.reset()
 
     def reset(self) -> None:
@@ -81,52 +97,44 @@ class CachedEncoder:
         start = time.perf_counter()
         patches = self._model.patch_embeddings(frame)
         reference = torch.zeros_like(patches) if self._reference is None else self._reference
-        similarity = _cosine(patches.float(), reference.float()).cpu().numpy()
+        similarity = self._compare(patches, reference).cpu().numpy()
+        mean_cosine = float(cosine(patches, reference).mean())
         change = _change(patches, reference)
         decision, self._state = decide(self._policy, self._state, similarity)
         decided = time.perf_counter()
-        features = self._layers(patches, decision)
+        seen = self._layers(patches, decision)
         done = time.perf_counter()
         return EncodedFrame(
             mode=decision.mode,
             recomputed=len(decision.indices),
             indices=self._named(decision),
-            similarity=float(similarity.mean()),
+            similarity=mean_cosine,
             change=change,
-            features=features,
+            seen=seen,
             gate_ms=(decided - start) * 1e3,
-            vit_ms=(done - decided) * 1e3 if features is not None else 0.0,
+            vit_ms=(done - decided) * 1e3 if seen is not None else 0.0,
         )
 
     def _named(self, decision: Decision) -> tuple[int, ...]:
         known = decision.mode == "selective" and self._policy.cacher.selection == "gate"
         return tuple(decision.indices.tolist()) if known else ()
 
-    def _layers(self, patches: Tensor, decision: Decision) -> Tensor | None:
+    def _layers(self, patches: Tensor, decision: Decision) -> Seen | None:
         if decision.mode == "skip":
             return None
         layers, start = self._model.vision_layers, patches + self._model.positions()
         indices = self._model.tensor(decision.indices)
         if decision.mode == "full" or self._cache is None:
-            features, cache = full_pass(layers, start)
+            done = full_pass(layers, start)
         else:
             selective = SELECTIVE_PASSES[self._policy.cacher.selection]
-            features, cache = selective(layers, start, self._cache, indices)
+            done = selective(layers, start, self._cache, indices, METRICS[self._policy.cacher.metric])
         if decision.mode == "full" or self._policy.cacher.update == "rolling":
-            self._cache = cache
+            self._cache = done.cache
             self._reference = (
                 patches if self._reference is None else self._reference.index_copy(0, indices, patches[indices])
             )
-        return features
-
-
-def _cosine(rows: Tensor, others: Tensor) -> Tensor:
-    """Cosine of each row with one of its own, 0 where that is zero.
-
-    Written so that equal rows give exactly 1, as they do in a bundle: among them the lower index is recomputed first.
-    """
-    lengths = ((rows * rows).sum(dim=-1) * (others * others).sum(dim=-1)).sqrt()
-    return (rows * others).sum(dim=-1) / lengths.clamp_min(1e-12)
+        return Seen(done.features, done.last_layer)
 
 
 def _change(patches: Tensor, reference: Tensor) -> float:

@@ -10,8 +10,8 @@ from stc_export.spec.policy import Policy
 
 _KNOWN: Mapping[str, frozenset[str]] = {
     "gate": frozenset({"mode", "tau", "margin", "cut", "floor", "max_interval", "bucket"}),
-    "cacher": frozenset({"selection", "update", "interval", "update_ratio"}),
-    "pruner": frozenset({"method", "keep", "alpha", "history", "seed"}),
+    "cacher": frozenset({"selection", "update", "interval", "update_ratio", "metric"}),
+    "pruner": frozenset({"method", "keep", "alpha", "history", "seed", "budget", "threshold"}),
     "memory": frozenset({"kv_tokens", "answer_tokens", "positions", "frames"}),
 }
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stc_export.reference.encoder import Seen
 from stc_export.reference.inside import Inside, Prompt, Reduced, View, run_layer, run_prompt, visual_counts
 from stc_export.reference.model import TorchModel
 from stc_export.reference.readers import Begun, Taken
@@ -42,6 +43,10 @@ def every_token(clip: Tensor, keep: int) -> list[Tensor]:
     return [torch.arange(clip.shape[1], device=clip.device)] * len(clip)
 
 
+def _keep(_total: int, keep: int) -> int:
+    return keep
+
+
 @dataclass(frozen=True)
 class LateMethod:
     """A method over the frames up to a question.
@@ -49,22 +54,24 @@ class LateMethod:
     Attributes:
         choose: What of the frames enters the LLM.
         entering: (M, K) -> how many tokens of a frame that are, on average.
+        alone: (M, K) -> how many tokens are remembered of a clip of one frame.
         inside: What is dropped between the layers of the LLM.
     """
 
     choose: ChooseTokens
     entering: Callable[[int, int], int]
+    alone: Callable[[int, int], int]
     inside: Inside
 
 
-def before_llm(choose: ChooseTokens) -> LateMethod:
-    """Return a method that drops tokens of the frames together, before the LLM."""
-    return LateMethod(choose, lambda _total, keep: keep, NothingInside())
+def before_llm(choose: ChooseTokens, alone: Callable[[int, int], int] = _keep) -> LateMethod:
+    """Return a method that drops tokens of the frames together, before the LLM; ``alone`` as in :class:`LateMethod`."""
+    return LateMethod(choose, _keep, alone, NothingInside())
 
 
 def inside_llm(inside: Inside) -> LateMethod:
     """Return a method that drops tokens between the layers of the LLM."""
-    return LateMethod(every_token, lambda total, _keep: total, inside)
+    return LateMethod(every_token, lambda total, _: total, _keep, inside)
 
 
 class LateReader:
@@ -98,7 +105,8 @@ class LateReader:
         self._gaps = {"contiguous": _without_gaps, "original": _as_in_frames}[memory.positions]
         context = dims.text.context
         limits = planner.Limits(kv_budget(memory, context), memory.answer_tokens, context, memory.frames)
-        self._begin = planner.start(limits, len(sink), self._keep, self._span)
+        alone = method.alone(total, self._keep)
+        self._begin = planner.start(limits, len(sink), alone, max(self._span, alone))
         self._sink = model.embed(sink)
         self.reset()
 
@@ -113,10 +121,10 @@ class LateReader:
         self._cache: Any = None
         self._next = 0
 
-    def take(self, features: Tensor) -> Taken:
+    def take(self, seen: Seen) -> Taken:
         """Remember the visual tokens of a frame, all of them."""
         start = time.perf_counter()
-        tokens = self._model.visual_tokens(features)
+        tokens = self._model.visual_tokens(seen.features)
         plan, self._state = planner.admit(self._state, "frame", self._keep, self._span)
         self._frames = [*self._frames[plan.evicted_frames :], tokens]
         return Taken(self._keep, (), plan.evicted_frames, (time.perf_counter() - start) * 1e3, 0.0)
@@ -150,16 +158,18 @@ class LateReader:
         visual = [tokens[kept] for tokens, kept in zip(clip, chosen, strict=True)]
         embeds = torch.cat([self._sink, *visual, question])
         first, count = len(self._sink), sum(map(len, visual))
-        places = first + self._gaps(chosen, clip.shape[1])
-        end = first + len(clip) * self._span
+        places, span = self._gaps(chosen, clip.shape[1])
+        end = first + span
         before, behind = torch.arange(first), torch.arange(end, end + len(question))
-        positions = torch.cat([before.to(places.device), places, behind.to(places.device)])
+        positions = torch.cat([before.to(places.device), first + places, behind.to(places.device)])
         return Prompt(embeds, positions, slice(first, first + count))
 
 
-def _without_gaps(chosen: list[Tensor], _total: int) -> Tensor:
-    return torch.arange(sum(map(len, chosen)), device=chosen[0].device)
+def _without_gaps(chosen: list[Tensor], _total: int) -> tuple[Tensor, int]:
+    """Return the positions of the kept tokens of all frames, and how many positions the frames cover."""
+    count = sum(map(len, chosen))
+    return torch.arange(count, device=chosen[0].device), count
 
 
-def _as_in_frames(chosen: list[Tensor], total: int) -> Tensor:
-    return torch.cat([number * total + kept for number, kept in enumerate(chosen)])
+def _as_in_frames(chosen: list[Tensor], total: int) -> tuple[Tensor, int]:
+    return torch.cat([number * total + kept for number, kept in enumerate(chosen)]), len(chosen) * total

@@ -26,7 +26,7 @@ class StreamCache:
             model: Shared.
             policy: ``memory`` is read.
             sink: Token ids of the prompt before the video.
-            frame_tokens: Tokens of one frame.
+            frame_tokens: Most tokens of one frame.
 
         Raises:
             ResourceError: The budget does not hold the sink and one frame.
@@ -41,10 +41,10 @@ class StreamCache:
         memory = policy.memory
         limits = planner.Limits(kv_budget(memory, context), memory.answer_tokens, context, memory.frames)
         self._model = model
-        self._spans = {"contiguous": frame_tokens, "original": model.manifest.dims.vision.visual_tokens}
+        self._total = model.manifest.dims.vision.visual_tokens
         self._positions = policy.memory.positions
         self._embedded = model.embed(sink)
-        self._begin = planner.start(limits, len(sink), frame_tokens, self._spans[self._positions])
+        self._begin = planner.start(limits, len(sink), frame_tokens, self._span(frame_tokens))
         self.reset()
 
     def reset(self) -> None:
@@ -59,9 +59,14 @@ class StreamCache:
         self._sink_keys = [layer.keys.clone() for layer in self._cache.layers]
 
     def add_frame(self, tokens: Tensor, indices: NDArray[np.int64]) -> int:
-        """Prefill the kept tokens [K, D] of a frame with their raster indices [K]; return how many frames left."""
+        """Prefill the kept tokens [K, D] of a frame with their raster indices [K]; return how many frames left.
+
+        A frame of which nothing is kept changes nothing.
+        """
+        if not len(indices):
+            return 0
         offsets = {"contiguous": np.arange(len(tokens)), "original": indices}[self._positions]
-        plan, state = planner.admit(self._state, "frame", len(tokens), self._spans[self._positions])
+        plan, state = planner.admit(self._state, "frame", len(tokens), self._span(len(tokens)))
         self._make_room(plan)
         self._state = state
         self._run(tokens, plan.position + offsets)
@@ -84,6 +89,10 @@ class StreamCache:
         for layer in self._cache.layers:
             layer.keys = layer.keys[:, :, : self._state.used]
             layer.values = layer.values[:, :, : self._state.used]
+
+    def _span(self, tokens: int) -> int:
+        """Return the positions of a frame of which so many tokens are kept."""
+        return {"contiguous": tokens, "original": self._total}[self._positions]
 
     def _make_room(self, plan: planner.AdmitPlan) -> None:
         """Drop what leaves, move survivors down if the plan says so, and rotate the sink to stand before them."""

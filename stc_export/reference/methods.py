@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stc_export.spec.errors import UnsupportedError
+from stc_export.spec.errors import PolicyError, UnsupportedError
+from stc_export.spec.policy import PrunerPolicy
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ReferenceMethod:
 REFERENCE_METHODS: Mapping[str, ReferenceMethod] = {
     row.name: row
     for row in (
+        ReferenceMethod("evs_clip", "it ranks the tokens of all frames of a clip together, and a stream has no end"),
         ReferenceMethod("fastv", "it ranks tokens by attention weights of the question, which is not there yet"),
         ReferenceMethod("pdrop", "it ranks tokens by attention weights of the question, which is not there yet"),
         ReferenceMethod("sparsevlm", "words of the question rate the tokens, and they are not there yet"),
@@ -43,4 +45,17 @@ def check_exportable(method: str) -> None:
         raise UnsupportedError(
             f'pruner.method "{method}" runs in the reference only: {REFERENCE_METHODS[method].reason}.',
             "Add --reference torch.",
+        )
+
+
+def check_budget(pruner: PrunerPolicy) -> None:
+    """Check that a method of the reference alone, which says itself what stays of a frame, gets no other budget.
+
+    Raises:
+        PolicyError: It does.
+    """
+    if pruner.method in REFERENCE_METHODS and pruner.budget != "fixed":
+        raise PolicyError(
+            f'pruner.budget is "{pruner.budget}", but "{pruner.method}" decides itself how many tokens stay.',
+            "Leave out pruner.budget.",
         )

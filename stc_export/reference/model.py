@@ -88,8 +88,11 @@ class TorchModel:
 
     def visual_tokens(self, features: torch.Tensor) -> torch.Tensor:
         """Project and pool the features [T, C] of a frame to its visual tokens [M, D]."""
-        inner = self.model.model
-        pooled: torch.Tensor = inner.apply_pooling(inner.multi_modal_projector(features[None]))
+        return self.pooled(self.model.model.multi_modal_projector(features[None])[0])
+
+    def pooled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Pool what tokens [T, W] have to what visual tokens have, [M, W]."""
+        pooled: torch.Tensor = self.model.model.apply_pooling(rows[None])
         return pooled[0]
 
     def logits(self, hidden: torch.Tensor) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from stc_export.reference.encoder import CachedEncoder, Encoder
+from stc_export.reference.evs_clip import evs_clip, evs_clip_tokens
 from stc_export.reference.fastv import FastV
 from stc_export.reference.late import LateReader, before_llm, inside_llm
 from stc_export.reference.model import TorchModel
@@ -33,6 +34,7 @@ class Parts:
 
 #: The methods of :data:`stc_export.reference.methods.REFERENCE_METHODS`.
 PARTS: Mapping[str, Parts] = {
+    "evs_clip": Parts(reader=partial(LateReader, before_llm(evs_clip, partial(evs_clip_tokens, 1)))),
     "fastv": Parts(reader=partial(LateReader, inside_llm(FastV()))),
     "pdrop": Parts(reader=partial(LateReader, inside_llm(PDrop()))),
     "sparsevlm": Parts(reader=partial(LateReader, inside_llm(SparseVlm()))),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stc_export.reference.budgets import BUDGETS
+from stc_export.reference.encoder import Seen
 from stc_export.reference.memory import StreamCache
 from stc_export.reference.model import TorchModel
-from stc_export.reference.pruners import PRUNERS
+from stc_export.reference.pruners import PRUNERS, Kept, VisualFrame
+from stc_export.reference.vision import LastLayer
 from stc_export.spec.errors import UnsupportedError, nearest
-from stc_export.spec.memory import kept_tokens
-from stc_export.spec.policy import Policy
+from stc_export.spec.memory import BUDGET_COSTS
+from stc_export.spec.policy import Policy, PrunerPolicy
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Reader(Protocol):
         """Forget the stream."""
         ...
 
-    def take(self, features: Tensor) -> Taken:
-        """Read a frame's features [T, C]."""
+    def take(self, seen: Seen) -> Taken:
+        """Read a frame."""
         ...
 
     def begin(self, embeds: Tensor) -> Begun:
@@ -88,31 +91,50 @@ class StreamReader:
             UnsupportedError: The method has no reference.
             ResourceError: The memory does not hold the sink and one frame.
         """
-        method, total = policy.pruner.method, model.manifest.dims.vision.visual_tokens
-        if method not in PRUNERS:
-            raise UnsupportedError(f'The reference has no pruning method "{method}".', nearest(method, PRUNERS))
+        self._settings = _budgeted(policy.pruner)
+        if self._settings.method not in PRUNERS:
+            raise UnsupportedError(
+                f'The reference has no pruning method "{self._settings.method}".',
+                nearest(self._settings.method, PRUNERS),
+            )
         self._model = model
-        self._policy = policy
-        self._keep = total if method == "none" else kept_tokens(total, policy.pruner.keep)
-        self._pruner = PRUNERS[method](policy.pruner)
-        self._memory = StreamCache(model, policy, sink, self._keep)
+        total = model.manifest.dims.vision.visual_tokens
+        most = BUDGET_COSTS[self._settings.budget].most(total, self._settings)
+        self._memory = StreamCache(model, policy, sink, most)
         self._next = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._pruner = PRUNERS[self._settings.method](self._settings)
+        self._budget = BUDGETS[self._settings.budget](self._settings)
 
     def reset(self) -> None:
         """Forget the stream."""
-        self._pruner = PRUNERS[self._policy.pruner.method](self._policy.pruner)
+        self._start()
         self._memory.reset()
 
-    def take(self, features: Tensor) -> Taken:
-        """Read a frame's features [T, C]."""
+    def take(self, seen: Seen) -> Taken:
+        """Read a frame."""
         start = time.perf_counter()
-        tokens = self._model.visual_tokens(features)
-        kept = self._pruner.step(tokens, self._keep)
-        indices = kept.cpu().numpy()
+        kept = self._prune(seen)
+        indices = kept.indices.cpu().numpy()
         pruned = time.perf_counter()
-        evicted = self._memory.add_frame(tokens[kept], indices)
+        evicted = self._memory.add_frame(kept.tokens, indices)
         done = time.perf_counter()
-        return Taken(len(kept), tuple(indices.tolist()), evicted, (pruned - start) * 1e3, (done - pruned) * 1e3)
+        return Taken(len(indices), tuple(indices.tolist()), evicted, (pruned - start) * 1e3, (done - pruned) * 1e3)
+
+    def _prune(self, seen: Seen) -> Kept:
+        frame = VisualFrame(self._model.visual_tokens(seen.features), self._pooled(seen.last_layer))
+        allotment = self._budget.allot(frame.tokens)
+        kept = self._pruner.choose(frame, allotment.count)
+        if allotment.remembered:
+            self._pruner.remember(frame.tokens)
+        return kept
+
+    def _pooled(self, layer: LastLayer | None) -> LastLayer | None:
+        if layer is None:
+            return None
+        return LastLayer(self._model.pooled(layer.attention[:, None])[:, 0], self._model.pooled(layer.keys))
 
     def begin(self, embeds: Tensor) -> Begun:
         """See :class:`Reader`."""
@@ -129,3 +151,8 @@ class StreamReader:
     def end(self) -> None:
         """See :class:`Reader`."""
         self._memory.forget_question()
+
+
+def _budgeted(settings: PrunerPolicy) -> PrunerPolicy:
+    """The method ``none`` keeps all tokens, whatever the budget."""
+    return replace(settings, budget="fixed", keep=1.0) if settings.method == "none" else settings

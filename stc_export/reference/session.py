@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stc_export.reference.known import check_known
+from stc_export.reference.methods import check_budget
 from stc_export.reference.model import TorchModel
 from stc_export.reference.parts import find_parts
 from stc_export.reference.readers import Taken
@@ -36,10 +37,11 @@ class TorchSession:
 
         Raises:
             UnsupportedError: The method or a key has no reference, or not with this attention.
-            PolicyError: The method cannot keep so little.
+            PolicyError: The method cannot keep so little, or does not take the budget.
             ResourceError: The policy's memory does not hold the prompt and one frame.
         """
         check_known(policy)
+        check_budget(policy.pruner)
         sink = model.tokenizer.encode_prompt(model.manifest.prompt.before_video)
         parts = find_parts(policy.pruner.method)
         self._encoder = parts.encoder(model, policy)
@@ -83,7 +85,7 @@ class TorchSession:
         """
         self._check_open()
         encoded = self._encoder.encode(check_frame(frame))
-        taken = _NOTHING if encoded.features is None else self._reader.take(encoded.features)
+        taken = _NOTHING if encoded.seen is None else self._reader.take(encoded.seen)
         self._pushed += 1
         return FrameReport(
             time_s=time_s,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stc_export.reference.encoder import EncodedFrame
+from stc_export.reference.encoder import EncodedFrame, Seen
 from stc_export.reference.model import TorchModel
 from stc_export.reference.readers import StreamReader
 from stc_export.reference.vision import attend
@@ -65,7 +65,7 @@ class TomeEncoder:
         features = merged_pass(self._model.vision_layers, patches + self._model.positions(), self._merges)
         done = time.perf_counter()
         gate_ms, vit_ms = (embedded - start) * 1e3, (done - embedded) * 1e3
-        return EncodedFrame("full", self._computed, (), 0.0, float("inf"), features, gate_ms, vit_ms)
+        return EncodedFrame("full", self._computed, (), 0.0, float("inf"), Seen(features), gate_ms, vit_ms)
 
 
 def tome_reader(model: TorchModel, policy: Policy, sink: tuple[int, ...]) -> StreamReader:

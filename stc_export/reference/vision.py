@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
+from stc_export.reference.metrics import Similarity
 from stc_export.spec.policy import Selection
 
 
@@ -40,11 +40,33 @@ class FrameCache:
     delta: Tensor
 
 
-#: (layers, input [T, C], cache, indices int64 [R]) -> features [T, C] and the mixed cache.
-SelectivePass = Callable[[Sequence[Any], Tensor, FrameCache, Tensor], tuple[Tensor, FrameCache]]
+@dataclass(frozen=True, eq=False)
+class LastLayer:
+    """What the last layer tells of its tokens.
+
+    Attributes:
+        attention: What each received, float32 [T]; see :func:`received`.
+        keys: Those that the frame leaves behind, the mean over heads [T, d].
+    """
+
+    attention: Tensor
+    keys: Tensor
 
 
-def full_pass(layers: Sequence[Any], start: Tensor) -> tuple[Tensor, FrameCache]:
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What the layers made of a frame: features [T, C], what the last one tells, and what the frame leaves behind."""
+
+    features: Tensor
+    last_layer: LastLayer
+    cache: FrameCache
+
+
+#: (layers, input [T, C], cache, indices int64 [R], metric of those that rank) -> what came of it, the cache mixed.
+SelectivePass = Callable[[Sequence[Any], Tensor, FrameCache, Tensor, Similarity], Pass]
+
+
+def full_pass(layers: Sequence[Any], start: Tensor) -> Pass:
     """Encode all tokens.
 
     Args:
@@ -55,13 +77,13 @@ def full_pass(layers: Sequence[Any], start: Tensor) -> tuple[Tensor, FrameCache]
     for layer in layers:
         attention = layer.self_attn
         h = layer.layer_norm1(x)
-        key, value = attention.k_proj(h), attention.v_proj(h)
-        attended = attend(attention, attention.q_proj(h), key, value)
+        query, key, value = attention.q_proj(h), attention.k_proj(h), attention.v_proj(h)
+        attended = attend(attention, query, key, value)
         x = x + attended
         added = layer.mlp(layer.layer_norm2(x))
         x = x + added
         kept.append(LayerCache(key, value, attended, added))
-    return x, FrameCache(tuple(kept), x - start)
+    return Pass(x, _told(attention, query, key, kept), FrameCache(tuple(kept), x - start))
 
 
 def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,7 +107,25 @@ def attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tens
     return projected
 
 
-def _gate(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
+def received(attention: Any, query: Tensor, key: Tensor) -> Tensor:
+    """Return the attention that tokens receive, the mean over heads and queries: float32 [T], whose sum is 1.
+
+    Args:
+        attention: A ``SiglipAttention``.
+        query: Projected queries [R, C].
+        key: Projected keys [T, C].
+    """
+    q, k = (x.unflatten(-1, (-1, attention.head_dim)).transpose(0, 1) for x in (query, key))
+    return (q @ k.transpose(1, 2) * attention.scale).float().softmax(dim=-1).mean(dim=(0, 1))
+
+
+def _told(attention: Any, query: Tensor, key: Tensor, kept: Sequence[LayerCache]) -> LastLayer:
+    """Attention over the keys that the queries saw, and the keys as they are kept."""
+    heads = kept[-1].key.float().unflatten(-1, (-1, attention.head_dim))
+    return LastLayer(received(attention, query, key), heads.mean(dim=1))
+
+
+def _gate(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor, _metric: Similarity) -> Pass:
     """``gate``: the given tokens in all layers; keys are cached as well, so no layer touches another token."""
     x, kept = start[indices], []
     for layer, old in zip(layers, cache.layers, strict=True):
@@ -93,43 +133,48 @@ def _gate(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tens
         h = layer.layer_norm1(x)
         key = _mix(old.key, attention.k_proj(h), indices)
         value = _mix(old.value, attention.v_proj(h), indices)
-        x = x + attend(attention, attention.q_proj(h), key, value)
+        query = attention.q_proj(h)
+        x = x + attend(attention, query, key, value)
         x = x + layer.mlp(layer.layer_norm2(x))
         kept.append(replace(old, key=key, value=value))
     delta = _mix(cache.delta, x - start[indices], indices)
-    return start + delta, FrameCache(tuple(kept), delta)
+    return Pass(start + delta, _told(attention, query, key, kept), FrameCache(tuple(kept), delta))
 
 
 def _ranked(
-    layers: Sequence[Any], start: Tensor, cache: FrameCache, count: int, ranking: Sequence[bool]
-) -> tuple[Tensor, FrameCache]:
+    layers: Sequence[Any],
+    start: Tensor,
+    cache: FrameCache,
+    count: int,
+    rankings: Sequence[Similarity | None],
+) -> Pass:
     """Layers that rank take the tokens whose keys are least like the cached ones, others those of the layer before."""
     x, kept, indices = start, [], torch.arange(0)
-    for layer, old, ranks in zip(layers, cache.layers, ranking, strict=True):
+    for layer, old, metric in zip(layers, cache.layers, rankings, strict=True):
         attention = layer.self_attn
         h = layer.layer_norm1(x)
         key = attention.k_proj(h)  # of all tokens: for ranking, and attention sees fresh keys
-        indices = least_similar(key, old.key, count) if ranks else indices
+        indices = least_similar(metric(key, old.key), count) if metric else indices
         value = _mix(old.value, attention.v_proj(h[indices]), indices)
-        attended = attend(attention, attention.q_proj(h[indices]), key, value)
+        query = attention.q_proj(h[indices])
+        attended = attend(attention, query, key, value)
         x = x + (mixed := _mix(old.attention, attended, indices))
         added = _mix(old.mlp, layer.mlp(layer.layer_norm2(x[indices])), indices)
         x = x + added
         kept.append(LayerCache(_mix(old.key, key[indices], indices), value, mixed, added))
-    return x, FrameCache(tuple(kept), x - start)
+    return Pass(x, _told(attention, query, key, kept), FrameCache(tuple(kept), x - start))
 
 
-def _per_layer(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
-    return _ranked(layers, start, cache, len(indices), [True] * len(layers))
+def _per_layer(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor, metric: Similarity) -> Pass:
+    return _ranked(layers, start, cache, len(indices), [metric] * len(layers))
 
 
-def _shared(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor) -> tuple[Tensor, FrameCache]:
-    return _ranked(layers, start, cache, len(indices), [True] + [False] * (len(layers) - 1))
+def _shared(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tensor, metric: Similarity) -> Pass:
+    return _ranked(layers, start, cache, len(indices), [metric] + [None] * (len(layers) - 1))
 
 
-def least_similar(keys: Tensor, cached: Tensor, count: int) -> Tensor:
-    """Return the indices of the ``count`` rows of lowest cosine over all channels; of equal ones the lower index."""
-    similarity = cosine_similarity(keys.float(), cached.float(), dim=-1)
+def least_similar(similarity: Tensor, count: int) -> Tensor:
+    """Return the indices of the ``count`` rows of lowest similarity [T]; of equal ones the lower index."""
     return torch.argsort(similarity, stable=True)[:count]
 
 

@@ -128,7 +128,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         dtype: Type of features and visual tokens.
         history_width: E, elements of a history entry; 0 without history.
         inputs: What the method takes beside the features, of ``history``, ``history_weights``, ``alpha``,
-            ``noise``, ``attention`` and ``carrier``. Without a carrier it keeps all M tokens.
+            ``noise``, ``attention``, ``keys`` and ``carrier``. Without a carrier it keeps all M tokens.
     """
     vision, width = dims.vision, dims.text.width
     kept: int | str = "K" if "carrier" in inputs else vision.visual_tokens
@@ -138,6 +138,7 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
         "alpha": TensorSpec("alpha", "float32", (1,)),
         "noise": TensorSpec("noise", "float32", (vision.visual_tokens,)),
         "attention": TensorSpec("attention", "float32", (vision.tokens,)),
+        "keys": TensorSpec("keys", dtype, (vision.heads, vision.tokens, vision.head_dim)),
         "carrier": TensorSpec("carrier", "int64", ("K",)),
     }
     entry = (TensorSpec("history_entry", "float32", (history_width,)),) if history_width else ()

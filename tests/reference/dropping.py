@@ -184,3 +184,16 @@ def vidcom2(clip: Array, keep: int) -> list[list[int]]:
         scores = [u - cosine(token, frame.mean(axis=0)) for u, token in zip(own, frame, strict=True)]
         chosen.append(sorted(sorted(range(len(frame)), key=lambda i: -scores[i])[:count]))
     return chosen
+
+
+def evs(clip: Array, keep: int) -> list[list[int]]:
+    """Kept tokens of each frame of a clip [F, M, D]: the max(M, F K) that differ most from the frame before."""
+    frames, places = len(clip), len(clip[0])
+    ranked = []
+    for frame in range(frames):
+        for place in range(places):
+            now, before = clip[frame][place], clip[frame - 1][place]
+            cosine = float(now @ before / np.linalg.norm(now) / np.linalg.norm(before))
+            ranked.append((-255.0 if frame == 0 else cosine - 1, frame, place))
+    best = sorted(ranked)[: max(places, frames * keep)]
+    return [sorted(place for _, number, place in best if number == frame) for frame in range(frames)]

@@ -172,6 +172,26 @@ class Evs:
         return lowest(self.scores, keep)
 
 
+def visionzip(tokens: Array, attention: Array, keys: Array, keep: int) -> tuple[Array, NDArray[np.int64]]:
+    """``visionzip``: arXiv 2412.04467 and dvlab-research/VisionZip on one frame, kept tokens and their indices.
+
+    5 of 32 kept tokens are contextual (10 of 64): each s-th of those that are not dominant, plus the mean of the tokens
+    that have a more similar key with it than with any other of these.
+    """
+    contextual = math.floor(Fraction(5 * keep, 32) + Fraction(1, 2))
+    dominant = lowest(-attention, keep - contextual).tolist()
+    rest = [place for place in range(len(tokens)) if place not in dominant]
+    targets = [rest[number * (len(rest) // contextual)] for number in range(contextual)]
+    groups: dict[int, list[Array]] = {target: [] for target in targets}
+    for place in rest:
+        if targets and place not in targets:
+            likeness = [float(unit(keys[place]) @ unit(keys[target])) for target in targets]
+            groups[targets[likeness.index(max(likeness))]].append(tokens[place])
+    kept = np.array(sorted([*dominant, *targets]), dtype=np.int64)
+    rows = [tokens[place] + (np.mean(groups[place], axis=0) if groups.get(place) else 0) for place in kept]
+    return np.array(rows), kept
+
+
 #: ``REFERENCES[method](window, alpha)`` starts a stream; ``stc_dual_anchor`` uses both, ``vidcom2`` the window.
 REFERENCES = {
     "none": lambda window, alpha: KeepAll(),

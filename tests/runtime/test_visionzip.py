@@ -16,7 +16,7 @@ from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, PrunerPolic
 from stc_runtime import Model, StreamSession
 from stc_runtime.interface import check_interface
 from stc_runtime.testing import FakeBackend
-from tests.reference.pruners import lowest
+from tests.reference.pruners import lowest, visionzip
 from tests.runtime.scenes import scene
 
 if TYPE_CHECKING:
@@ -47,6 +47,32 @@ def test_full_frames_keep_what_received_most_attention_in_transformers(
     with StreamSession.open(tiny_whole_bundle, Policy(GatePolicy("off"), pruner=ZIP)) as session:
         found = [session.push(frame, float(second)).kept_indices for second, frame in enumerate(frames)]
     assert found == [kept_by_transformers(tiny_pair, frame) for frame in frames]
+
+
+def test_contextual_tokens_of_full_frames_are_merged_by_the_keys_of_transformers(
+    tiny_pair: Pair, tiny_whole_bundle: Path
+) -> None:
+    """Of 9 tokens 6 stay, one of them contextual: the formula on what transformers gives, resized like the tokens."""
+    vision = tiny_pair.reference.model.model.vision_tower
+    vision.set_attn_implementation("eager")
+    policy = Policy(GatePolicy("off"), pruner=PrunerPolicy("visionzip", 6 / 9))
+    with StreamSession.open(tiny_whole_bundle, policy) as session, torch.no_grad():
+        for second, frame in enumerate(scene(4)):
+            kept = session.push(frame, float(second)).kept_indices
+            out = vision(tiny_pair.reference.pixels([frame])[0], output_attentions=True, output_hidden_states=True)
+            last = vision.encoder.layers[-1]
+            keys = last.self_attn.k_proj(last.layer_norm1(out.hidden_states[-2][0]))
+            numbers = torch.cat([out.attentions[-1][0].mean((0, 1))[:, None], _mean_of_heads(tiny_pair, keys)], dim=1)
+            resized = interpolate(numbers.T.reshape(1, -1, 5, 5), (3, 3), mode="bilinear").flatten(2)[0].T.numpy()
+            tokens = tiny_pair.reference.visual_tokens([frame])[0].numpy()
+            expected, indices = visionzip(tokens, resized[:, 0], resized[:, 1:], 6)
+            assert kept == tuple(indices.tolist())
+            np.testing.assert_allclose(session.visual_tokens, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def _mean_of_heads(pair: Pair, keys: torch.Tensor) -> torch.Tensor:
+    heads = pair.reference.model.config.vision_config.num_attention_heads
+    return keys.unflatten(-1, (heads, -1)).mean(dim=1)
 
 
 @pytest.mark.parametrize("selection", ["gate", "per_layer", "shared"])

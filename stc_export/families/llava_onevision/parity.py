@@ -55,6 +55,7 @@ class _Checker:
         self.patches = [self._patches(frame) for frame in self.frames]
         self.features = self._features()
         self.attention = self._attention() if inputs.form.attention else np.zeros(0, np.float32)
+        self.keys = self._keys() if inputs.form.attention else np.zeros(0, np.float32)
 
     def _pixels(self, frame: Frame) -> Any:
         mean, std = (
@@ -79,6 +80,14 @@ class _Checker:
         with torch.no_grad():
             out = tower(self._pixels(self.frames[0]), output_attentions=True)
         return _array(out.attentions[-1][0].mean((0, 1)))
+
+    def _keys(self) -> NDArray[np.float32]:
+        """Keys [heads, T, head_dim] of the last layer, by transformers."""
+        layer, vision = self.model.model.vision_tower.encoder.layers[-1], self.config.dims.vision
+        with torch.no_grad():
+            out = self.model.model.vision_tower(self._pixels(self.frames[0]), output_hidden_states=True)
+            keys = layer.self_attn.k_proj(layer.layer_norm1(out.hidden_states[-2][0]))
+        return _array(keys.unflatten(-1, (vision.heads, vision.head_dim)).transpose(0, 1))
 
     def _typed(self, array: Any) -> NDArray[Any]:
         return np.ascontiguousarray(narrowed(array, carrier(self.inputs.form.dtype)))
@@ -151,6 +160,8 @@ class _Checker:
             feeds["noise"] = np.random.default_rng(0).random(len(tokens), np.float32)
         if "attention" in specs:
             feeds["attention"] = self.attention
+        if "keys" in specs:
+            feeds["keys"] = self._typed(self.keys)
         if "carrier" in specs:
             feeds["carrier"] = np.zeros(len(tokens), np.int64)
         yield ParityCase(graph.file, "all tokens", "transformers", feeds, {"visual_tokens": tokens})
@@ -166,12 +177,14 @@ class _Checker:
         expected = self._expected(graph, feeds)
         # Rows depend on which tokens were kept; the indices are compared as a set, the rows by the graph's own indices.
         kept = self.inputs.run(graph.file, feeds)["kept_indices"]
+        # A method that merges by keys and ranks by attention has both of them given: the module keeps the same.
+        rows = expected["visual_tokens"] if "keys" in specs else tokens[kept]
         yield ParityCase(
             graph.file,
             "a third of the tokens",
             "module",
             feeds,
-            {**expected, "visual_tokens": tokens[kept]},
+            {**expected, "visual_tokens": rows},
             frozenset({"kept_indices"}),
         )
 

@@ -47,16 +47,24 @@ class PrunerGraph(nn.Module):
         self.pooling = nn.Parameter(torch.empty(self.pooled, self.grid, dtype=dtype), requires_grad=False)
         self.approximate = ACTIVATIONS[config.projector_act]
         self.method = method
-        pooled = {"attention": self.pooled_scores}
+        pooled = {"attention": self.pooled_scores, "keys": self.pooled_keys}
         self.prepared: list[Callable[[Any], Any]] = [pooled.get(name, _as_it_is) for name in inputs]
 
     def visual_tokens(self, features: Any) -> Any:
         """Features [T, C] -> visual tokens [M, D] in raster order."""
         hidden = gelu(self.linear_1(features), self.approximate)
-        width = hidden.shape[-1]
-        rows = torch.matmul(self.pooling, hidden.reshape(self.grid, self.grid * width))
-        pooled = torch.matmul(self.pooling, rows.reshape(self.pooled, self.grid, width))
-        return self.linear_2(pooled.reshape(self.pooled * self.pooled, width))
+        return self.linear_2(self.pool(hidden, self.pooling))
+
+    def pool(self, x: Any, weights: Any) -> Any:
+        """Pool the grid of [T, W] along both axes with weights [m, g]: [M, W]."""
+        width = x.shape[-1]
+        rows = torch.matmul(weights, x.reshape(self.grid, self.grid * width))
+        pooled = torch.matmul(weights, rows.reshape(self.pooled, self.grid, width))
+        return pooled.reshape(self.pooled * self.pooled, width)
+
+    def pooled_keys(self, keys: Any) -> Any:
+        """Keys of the ViT's tokens [heads, T, d] -> of the visual tokens, the mean over heads, float32 [M, d]."""
+        return self.pool(keys.float().mean(0), self.pooling.float())
 
     def pooled_scores(self, scores: Any) -> Any:
         """Scores of the ViT's tokens, float32 [T] -> those of the visual tokens, [M]: pooled with the same weights."""

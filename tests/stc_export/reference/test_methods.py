@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 
 from stc_export.demo.checkpoint import CheckpointOptions, write_checkpoint
 from stc_export.reference.attention import ATTENTIONS
+from stc_export.reference.encoder import Seen
+from stc_export.reference.evs_clip import evs_clip
 from stc_export.reference.fastv import FastV
 from stc_export.reference.inside import Inside, visual_counts
 from stc_export.reference.late import LateReader, NothingInside, inside_llm
-from stc_export.reference.methods import REFERENCE_METHODS, check_exportable
+from stc_export.reference.methods import REFERENCE_METHODS, check_budget, check_exportable
 from stc_export.reference.model import TorchModel
 from stc_export.reference.parts import PARTS, find_parts
 from stc_export.reference.pdrop import PDrop
 from stc_export.reference.sparsevlm import SparseVlm, kept_beside_clusters
 from stc_export.reference.tome import TomeEncoder, merge_schedule, merged_pass
 from stc_export.reference.vidcom2_clip import frame_counts, vidcom2_clip
-from stc_export.spec.errors import PolicyError, QuestionError, UnsupportedError
+from stc_export.spec.errors import PolicyError, QuestionError, ResourceError, UnsupportedError
 from stc_export.spec.policy import GatePolicy, MemoryPolicy, Policy, PrunerPolicy
 from tests.checkpoints import tiny_dims
 from tests.reference import dropping
@@ -35,6 +37,7 @@ from tests.stc_export.pipeline.small_bundle import small_manifest
 
 SINK, QUESTION, FRAMES, LAYERS = (497, 443, 220), [11, 12, 13, 14], 4, 6
 DIMS = replace(tiny_dims(), text=replace(tiny_dims().text, layers=LAYERS))
+CLIPS = {"vidcom2_clip": dropping.vidcom2, "evs_clip": dropping.evs}
 INSIDE: dict[str, Inside] = {"fastv": FastV(), "pdrop": PDrop(), "sparsevlm": SparseVlm()}
 MEMORY = MemoryPolicy(kv_tokens=200, answer_tokens=32)
 
@@ -79,7 +82,7 @@ def prompt_tokens(model: TorchModel, kept: list[list[int]]) -> list[dropping.Tok
 def test_logits_equal_those_of_the_plain_method(name: str, keep: float, model: TorchModel) -> None:
     reader = find_parts(name).reader(model, a_policy(name, keep), SINK)
     for frame in features():
-        reader.take(frame)
+        reader.take(Seen(frame))
     found = reader.begin(asked(reader, model)).logits
     tokens = prompt_tokens(model, [list(range(9))] * FRAMES)
     counts = list(visual_counts(INSIDE[name].shares(LAYERS, keep), 9 * FRAMES))
@@ -92,7 +95,7 @@ def test_logits_equal_those_of_the_plain_method(name: str, keep: float, model: T
 def test_nothing_dropped_inside_equals_transformers_and_goes_on_as_it_does(model: TorchModel) -> None:
     reader = LateReader(inside_llm(NothingInside()), model, a_policy("fastv", 1.0), SINK)
     for frame in features():
-        reader.take(frame)
+        reader.take(Seen(frame))
     question = asked(reader, model)
     visual = torch.cat([model.visual_tokens(frame) for frame in features()])
     whole = torch.cat([model.embed(SINK), visual, question])
@@ -142,13 +145,14 @@ def test_kept_tokens_and_clusters_are_as_many_as_asked_for(total: int, data: st.
     assert count - kept <= recycled
 
 
+@pytest.mark.parametrize("name", CLIPS)
 @pytest.mark.parametrize("positions", ["contiguous", "original"])
-def test_vidcom2_clip_equals_the_plain_method(positions: str, model: TorchModel) -> None:
-    reader = find_parts("vidcom2_clip").reader(model, a_policy("vidcom2_clip", 0.5, positions=positions), SINK)
-    taken = [reader.take(frame).kept for frame in features()]
+def test_method_of_a_whole_clip_equals_the_plain_one(name: str, positions: str, model: TorchModel) -> None:
+    reader = find_parts(name).reader(model, a_policy(name, 0.5, positions=positions), SINK)
+    taken = [reader.take(Seen(frame)).kept for frame in features()]
     found = reader.begin(asked(reader, model)).logits
     clip = np.stack([model.visual_tokens(frame).double().numpy() for frame in features()])
-    kept = dropping.vidcom2(clip, 4)
+    kept = CLIPS[name](clip, 4)
     assert sum(map(len, kept)) == sum(taken) == 4 * FRAMES
     tokens = prompt_tokens(model, kept)
     if positions == "original":
@@ -166,6 +170,34 @@ def test_frame_counts_have_the_exact_total_and_fit_the_frames(unique: list[float
     counts = frame_counts(np.array(unique), keep, most)
     assert sum(counts) == keep * len(unique)
     assert all(0 <= count <= most for count in counts)
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.data())
+def test_evs_clip_of_any_clip_equals_the_plain_method(frames: int, tokens: int, data: st.DataObject) -> None:
+    keep = data.draw(st.integers(1, tokens))
+    steps = data.draw(st.lists(st.integers(-2, 2), min_size=frames * tokens, max_size=frames * tokens))
+    angles = 0.3 * np.array(steps, np.float32).reshape(frames, tokens).cumsum(axis=0)
+    clip = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    found = evs_clip(torch.from_numpy(clip), keep)
+    assert sum(map(len, found)) == max(tokens, frames * keep)
+    assert found[0].tolist() == list(range(tokens))
+    # Steps of 0.3 and 0.6 are far apart; within a step rounding decides, so that what is compared is how far it goes.
+    moved = np.abs(np.array(steps).reshape(frames, tokens))[1:]
+    kept = [moved[number][rows.numpy()] for number, rows in enumerate(found[1:])]
+    plain = [moved[number][rows] for number, rows in enumerate(dropping.evs(clip, keep)[1:])]
+    assert sorted(np.concatenate([*kept, [0]])) == sorted(np.concatenate([*plain, [0]]))
+
+
+def test_evs_clip_of_few_frames_keeps_the_first_whole_and_places_the_question_behind_it(model: TorchModel) -> None:
+    reader = find_parts("evs_clip").reader(model, a_policy("evs_clip", 0.4), SINK)
+    for frame in features()[:2]:
+        reader.take(Seen(frame))
+    found = reader.begin(asked(reader, model)).logits
+    tokens = prompt_tokens(model, [list(range(9)), [], [], []])
+    expected = dropping.PlainQwen2(model.model).logits(tokens, [99] * LAYERS, dropping.fastv)
+    np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+    with pytest.raises(ResourceError, match=r"holds 8 tokens .* need 12"):
+        find_parts("evs_clip").reader(model, a_policy("evs_clip", 0.4, kv_tokens=3 + 5), SINK)
 
 
 def test_vidcom2_clip_keeps_more_of_the_frame_that_is_unlike_the_others() -> None:
@@ -214,10 +246,10 @@ def test_tome_refuses_a_gate_and_attention_without_a_bias(model: TorchModel) -> 
 @pytest.mark.parametrize("name", ["fastv", "vidcom2_clip"])
 def test_late_reader_forgets_the_oldest_frames_and_refuses_a_long_question(name: str, model: TorchModel) -> None:
     reader = find_parts(name).reader(model, a_policy(name, 0.5, kv_tokens=3 + 2 * 4 + 1), SINK)
-    assert [reader.take(frame).evicted for frame in features()] == [0, 0, 1, 1]
+    assert [reader.take(Seen(frame)).evicted for frame in features()] == [0, 0, 1, 1]
     last = find_parts(name).reader(model, a_policy(name, 0.5), SINK)
     for frame in features()[-2:]:
-        last.take(frame)
+        last.take(Seen(frame))
     question = asked(reader, model)
     np.testing.assert_array_equal(reader.begin(question).logits, last.begin(question).logits)
     with pytest.raises(QuestionError, match="fit beside one token"):
@@ -231,3 +263,10 @@ def test_table_names_every_method_with_a_reason_that_the_error_tells() -> None:
     ):
         check_exportable("fastv")
     check_exportable("vidcom2")
+
+
+def test_budget_of_a_method_that_decides_itself_is_refused() -> None:
+    check_budget(PrunerPolicy("evs", budget="dtd"))
+    check_budget(PrunerPolicy("evs_clip"))
+    with pytest.raises(PolicyError, match=r'pruner\.budget is "dtd", but "fastv" decides itself'):
+        check_budget(PrunerPolicy("fastv", budget="dtd"))

@@ -25,10 +25,23 @@ from stc_runtime.model import Model
 from stc_runtime.session import StreamSession
 
 QUESTION = "What is on the table?"
+SMALL = MemoryPolicy(30, 32, "original")
 POLICIES = {
     **named_policies(),
     "shared": Policy(GatePolicy(mode="paper"), CacherPolicy("shared", "rolling", 3, 0.4), PrunerPolicy("random", 0.5)),
-    "forgets": replace(named_policies()["paper"], memory=MemoryPolicy(30, 32, "original")),
+    "l1": Policy(GatePolicy("paper"), CacherPolicy("gate", "rolling", 3, 0.4, "l1"), PrunerPolicy("evs", 0.5)),
+    "l2": Policy(GatePolicy("paper"), CacherPolicy("per_layer", "reference", 3, 0.4, "l2"), PrunerPolicy("vcast", 0.5)),
+    "dot": Policy(GatePolicy("paper"), CacherPolicy("shared", "rolling", 3, 0.4, "dot"), PrunerPolicy("stride", 0.5)),
+    "visionzip": Policy(GatePolicy("off"), pruner=PrunerPolicy("visionzip", 0.5), memory=SMALL),
+    "visionzip gate": Policy(pruner=PrunerPolicy("visionzip", 0.7, budget="vidcom2")),
+    "visionzip layers": Policy(
+        GatePolicy("paper"), CacherPolicy("per_layer", "reference", 3, 0.4), PrunerPolicy("visionzip", 0.5)
+    ),
+    "budget vidcom2": Policy(GatePolicy("off"), pruner=PrunerPolicy("vidcom2", 0.4, history=3, budget="vidcom2")),
+    "budget dtd": Policy(GatePolicy("off"), pruner=PrunerPolicy("evs", budget="dtd", threshold=0.99), memory=SMALL),
+    "budget evs": Policy(GatePolicy("off"), pruner=PrunerPolicy("evs", 0.4, history=3, budget="evs")),
+    "budget dycoke": Policy(GatePolicy("off"), pruner=PrunerPolicy("stc_gaussian", 0.6, budget="dycoke")),
+    "forgets": replace(named_policies()["paper"], memory=SMALL),
 }
 
 
@@ -45,16 +58,18 @@ def frames() -> list[NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
-def original(request: pytest.FixtureRequest, tiny_bundle: Path, tiny_checkpoint: Path) -> TorchModel:
-    return open_model(tiny_bundle, tiny_checkpoint, ATTENTIONS[request.param])
+def original(request: pytest.FixtureRequest, tiny_whole_bundle: Path, tiny_checkpoint: Path) -> TorchModel:
+    return open_model(tiny_whole_bundle, tiny_checkpoint, ATTENTIONS[request.param])
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_stream_does_and_answers_what_the_bundle_does(name: str, original: TorchModel, tiny_bundle: Path) -> None:
+def test_stream_does_and_answers_what_the_bundle_does(name: str, original: TorchModel, tiny_whole_bundle: Path) -> None:
     policy = POLICIES[name]
-    bundle, torch = StreamSession(Model.open(tiny_bundle), policy), TorchSession(original, policy)
+    bundle, torch = StreamSession(Model.open(tiny_whole_bundle), policy), TorchSession(original, policy)
+    counts = set()
     for number, frame in enumerate(frames()):
         expected, found = bundle.push(frame, float(number)), torch.push(frame, float(number))
+        counts.add(found.kept_tokens)
         assert found.similarity == pytest.approx(expected.similarity, abs=1e-5)
         assert found.change == pytest.approx(expected.change, rel=1e-3)
         times = dict.fromkeys(("gate_ms", "vit_ms", "pruner_ms", "prefill_ms", "similarity", "change"), 0.0)
@@ -62,6 +77,7 @@ def test_stream_does_and_answers_what_the_bundle_does(name: str, original: Torch
         if number % 4 == 3:
             asked = [[piece.token for piece in s.ask(QUESTION, max_tokens=6)] for s in (bundle, torch)]
             assert asked[0] == asked[1]
+    assert policy.pruner.budget == "fixed" or len(counts) > 1
 
 
 def test_question_and_reset_leave_the_stream_as_it_was(original: TorchModel) -> None:

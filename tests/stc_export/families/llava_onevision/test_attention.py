@@ -13,7 +13,7 @@ from stc_calib.pictures import real_frames
 from stc_export.spec.manifest import SELECTION_INPUTS, read_manifest
 from stc_export.spec.policy import SELECTIONS
 from tests.reference import selective_vit as reference
-from tests.reference.pruners import lowest
+from tests.reference.pruners import visionzip
 from tests.stc_export.families.llava_onevision.model import Pair, pixels, relative_error
 from tests.stc_export.families.llava_onevision.test_full import embedded, empty_state, features, video_tokens
 from tests.stc_export.families.llava_onevision.test_selective import Graph, Plain, Subject
@@ -76,22 +76,37 @@ def test_selective_pass_gives_what_the_recomputed_tokens_attend_to(
     assert relative_error(graph.attention, expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("keep", [1, 3, 9])
-def test_visionzip_keeps_the_top_of_the_attention_resized_like_the_tokens(whole: Pair, keep: int) -> None:
-    """As STC's port of VisionZip: scores of the 5 x 5 grid resized to 3 x 3 (there 27 to 14), the highest stay."""
+def keys(pair: Pair, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """By transformers, those of the last layer, projected from what goes into it: [heads, T, head_dim]."""
+    tower = pair.reference.model.vision_tower
+    with torch.no_grad():
+        into = tower(pixels(frame), output_hidden_states=True).hidden_states[-2][0]
+        found = tower.encoder.layers[-1].self_attn.k_proj(tower.encoder.layers[-1].layer_norm1(into))
+    heads = pair.manifest.dims.vision.heads
+    return np.ascontiguousarray(found.unflatten(-1, (heads, -1)).transpose(0, 1).numpy())
+
+
+@pytest.mark.parametrize("keep", [1, 3, 4, 9])
+def test_visionzip_keeps_and_merges_by_what_is_resized_like_the_tokens(whole: Pair, keep: int) -> None:
+    """Scores and keys of the 5 x 5 grid are resized to 3 x 3 (there 27 to 14), as STC's port of VisionZip does."""
     frame = real_frames(70)[0]
-    scores = attention(whole, frame)
-    resized = interpolate(torch.from_numpy(scores).reshape(1, 1, 5, 5), (3, 3), mode="bilinear").flatten().numpy()
+    scores, heads = attention(whole, frame), keys(whole, frame)
+    mean = torch.from_numpy(heads).double().mean(dim=0).T.reshape(1, -1, 5, 5)
+    resized, metric = (
+        interpolate(x, (3, 3), mode="bilinear").flatten(2)[0].T.numpy()
+        for x in (torch.from_numpy(scores).reshape(1, 1, 5, 5), mean)
+    )
     feeds = {
         "features": features(whole, frame),
         "attention": scores.astype(np.float32),
+        "keys": heads,
         "carrier": np.zeros(keep, np.int64),
     }
     found = whole.run("pruner", "visionzip", feeds)
-    expected = lowest(-resized, keep)
-    assert keep == 9 or np.diff(np.sort(resized))[8 - keep] > 1e-6  # rounding does not decide
-    np.testing.assert_array_equal(found["kept_indices"], expected)
-    assert relative_error(found["visual_tokens"], video_tokens(whole, (frame,))[:-1][expected]) <= TOLERANCE
+    expected, indices = visionzip(video_tokens(whole, (frame,))[:-1], resized[:, 0], metric, keep)
+    assert keep == 9 or np.diff(np.sort(resized[:, 0]))[8 - keep] > 1e-6  # rounding does not decide
+    np.testing.assert_array_equal(found["kept_indices"], indices)
+    assert relative_error(found["visual_tokens"], expected) <= TOLERANCE
 
 
 def test_default_bundle_has_neither_attention_nor_the_method(tiny_bundle: Path, tiny_whole_bundle: Path) -> None:
