@@ -1,6 +1,7 @@
 """Cost and fidelity of cacher policies on real videos with a real ViT; writes benchmarks/results/fidelity-dinov2s.json.
 
-    python benchmarks/fidelity.py [--clips vtest bikes ...] [--frames 24] [--assets DIR] [--threads N] [--out FILE]
+    python benchmarks/fidelity.py [--clips vtest bikes ...] [--policies adaptive fast ...] [--frames 24] [--assets DIR]
+                                  [--threads N] [--out FILE]
 
 Fidelity of a frame is the mean cosine of its layer-normed patch tokens with those of the same frame encoded fully. It
 is a stand-in for accuracy and no more than that. Cost is the share of the dense ViT's multiply-accumulates
@@ -264,10 +265,10 @@ def write_record(record: Record, path: Path) -> None:
     write_file(f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{rows}\n]}}\n'.encode(), path)
 
 
-def missing(record: Record, clip: str) -> dict[str, Policy]:
-    """Return the policies that a clip has not been run under."""
+def missing(record: Record, clip: str, wanted: Sequence[str]) -> dict[str, Policy]:
+    """Return those of the wanted policies that a clip has not been run under."""
     done = {(run.name, run.policy) for run in record.runs if run.clip == clip}
-    return {name: policy for name, policy in policies().items() if (name, policy) not in done}
+    return {name: policy for name, policy in policies().items() if name in wanted and (name, policy) not in done}
 
 
 def with_run(record: Record, done: Run) -> Record:
@@ -309,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_clip(model: DinoV2, record: Record, name: str, given: argparse.Namespace) -> Record:
     """Run a clip under the policies that are missing, writing after each, and print its table."""
     start = time.perf_counter()
-    if todo := missing(record, name):
+    if todo := missing(record, name, given.policies):
         encoder = Encoder(model, read_clip(model, name, fetch(name, given.assets), given.fps, given.frames))
         for number, (policy_name, policy) in enumerate(todo.items(), 1):
             record = with_run(record, encoder.run(policy_name, policy))
@@ -325,6 +326,9 @@ def run_clip(model: DinoV2, record: Record, name: str, given: argparse.Namespace
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", nargs="+", choices=CLIPS, default=CLIPS, help="clips to run, by default all")
+    parser.add_argument(
+        "--policies", nargs="+", choices=policies(), default=tuple(policies()), metavar="NAME", help="by default all"
+    )
     parser.add_argument("--frames", type=int, default=24, help="most frames of a clip (24)")
     parser.add_argument("--fps", type=float, default=2.0, help="frames per second of video (2)")
     parser.add_argument("--threads", type=int, default=1, help="threads inside an operator (1)")

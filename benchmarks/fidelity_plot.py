@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,29 @@ from stc_export.spec.dims import VisionDims
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "fidelity.png"
 #: Okabe and Ito's palette, and a marker each, so that no one needs the colours.
 _PAPER, _OURS, _POINTS = ("#E69F00", "s"), ("#0072B2", "o"), ("#000000", "*")
+_COLUMNS = 3
 
 
 def draw(record: Record) -> Any:
-    """Return a figure with one plot per clip."""
+    """Return a figure with one plot per clip, three to a row."""
     from matplotlib.figure import Figure
 
     clips = list(dict.fromkeys(run.clip for run in record.runs))
-    figure = Figure((4.2 * len(clips), 4.0), dpi=130, layout="constrained")
-    for axes, clip in zip(figure.subplots(1, len(clips)), clips, strict=True):
+    rows = math.ceil(len(clips) / _COLUMNS)
+    figure = Figure((4.2 * _COLUMNS, 3.6 * rows + 0.4), dpi=130, layout="constrained")
+    for number, clip in enumerate(clips, 1):
+        axes = figure.add_subplot(rows, _COLUMNS, number)
         _draw_clip(axes, record.vision, {run.name: run for run in record.runs if run.clip == clip})
         axes.set_title(clip)
         axes.set_xlabel("ViT work, share of dense encoding")
-    figure.axes[0].set_ylabel("mean cosine with dense encoding")
+    figure.supylabel("mean cosine with dense encoding")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def _draw_clip(axes: Any, vision: VisionDims, runs: dict[str, Run]) -> None:
-    published = [runs[paper_name(interval)] for interval in PAPER_INTERVALS]
+    """Draw what was run: not every clip has every policy."""
+    published = [runs[name] for name in map(paper_name, PAPER_INTERVALS) if name in runs]
     margins = [run for name, run in runs.items() if name == "adaptive" or "tau=0.90 margin=1" in name]
     _curve(axes, vision, published, _PAPER, "published, N = 2 to 16")
     _curve(axes, vision, margins, _OURS, "adaptive, full every 2 to 16")

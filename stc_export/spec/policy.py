@@ -176,8 +176,9 @@ class Policy:
 def named_policies() -> Mapping[str, Policy]:
     """Return the policies that ``--policy`` knows by name.
 
-    ``adaptive`` is the default, and ``fast`` the same with half the full frames: on real videos they follow the dense
-    encoding as closely as the published cacher with N = 4 and N = 8, for less work (docs/results.md).
+    ``adaptive`` is the default, and ``fast`` the same with half the full frames: on four of five real videos they
+    follow the dense encoding as closely as the published cacher with N = 4 and N = 8, for less work unless there are
+    many cuts (docs/results.md).
     ``paper`` is the published operating point of cacher and pruner together (N = 2, 25 % recomputed, 30 % kept;
     STC paper, section 4) with the published selection and cache update; ``off`` compresses nothing.
     """
