@@ -20,8 +20,15 @@ _EXTRA_OF_MODULE = {
     "scipy": "validate",
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-#: What libraries say, in errors of many classes, when they get no memory.
-_NO_MEMORY = ("allocate memory", "not enough memory", "bad_alloc", "bad allocation", "failed to map segment")
+#: What libraries say, in errors of many classes, when they get no memory; the last is Python's own, of an import.
+_NO_MEMORY = (
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+    "error return without exception set",
+)
 
 
 def explain(error: BaseException) -> StcError | None:

@@ -70,7 +70,7 @@ class OrtBackend(HostMemory):
     ) -> None:
         try:
             import onnxruntime
-        except ImportError as error:
+        except ModuleNotFoundError as error:  # another ImportError is not cured by installing it again
             raise MissingDependencyError(
                 "onnxruntime is not installed.", 'Install it: pip install "stc-export[ort]".'
             ) from error

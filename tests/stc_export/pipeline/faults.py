@@ -21,9 +21,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnxruntime
 import pytest
+import transformers.models.llava_onevision.modeling_llava_onevision
+import transformers.models.qwen2.modeling_qwen2  # both take seconds: imported once, before the forks
 
-import stc_export.families.llava_onevision.reference  # noqa: F401 - imported once, before the forks
 from stc_export.cli.main import main
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.types import BuildRequest
@@ -34,6 +36,8 @@ from tests.stc_export.pipeline import quick
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+#: Packages whose import is no part of what is tried here.
+IMPORTED = (onnxruntime, transformers)
 #: Exit code of a build that went on with what a killed one had written.
 CONTINUED = 7
 SEED = 0
@@ -134,21 +138,24 @@ def races(place: Place, count: int) -> Counter[str]:
 
 
 def starved(place: Place, count: int) -> Counter[str]:
-    """Builds with less and less memory: done, or exit code 4 with a sentence, and nothing is left."""
+    """Builds with more and more memory: exit code 4 with a sentence and no bundle, or done; the next one is right.
+
+    Without any memory the files cannot be removed either; that is left to the next build, as after a kill.
+    """
     counts = Counter[str]()
     for number in range(count):
         log = place.folder.parent / f"log-{number}"
-        room = 1024**2 * (8 + number * 512 // count)
+        room = 1024**2 * (4 + number * 96 // count)
         code = ended(started(lambda room=room, log=log: _limited(place, room, log)))
         text = log.read_text(encoding="utf-8")
         assert code in (0, 4), (room, code, text)
         assert "Traceback" not in text, text
         assert code == 0 or ("error: " in text and "fix: " in text), text
-        if code == 0:
-            place.check()
-            shutil.rmtree(place.out)
-        assert quick.beside(place.folder) == [], (room, quick.beside(place.folder))
+        assert place.out.exists() == (code == 0)
         counts[f"exit code {code}"] += 1
+        assert ended(started(place.build)) in (0, CONTINUED)
+        place.check()
+        shutil.rmtree(place.out)
     return counts
 
 

@@ -64,7 +64,7 @@ def test_two_builds_at_once_beside_a_killed_one_give_one_right_bundle(
 
 
 @pytest.mark.slow
-def test_build_without_memory_says_so_and_leaves_nothing(
+def test_build_without_memory_says_so_and_leaves_no_bundle(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     found = counts("starved", 8, tiny_checkpoint, tiny_bundle, tmp_path)
@@ -122,7 +122,7 @@ def test_build_on_a_disk_that_is_full_at_any_write_leaves_the_old_bundle_alone(
     with monkeypatch.context() as patch:
         disk = Disk(patch, existing.parent)
         build(out=existing.parent / "y.stc")
-    assert disk.writes > 300  # tensors, their marks, graphs, tokenizer, goldens, manifest
+    assert disk.writes > 200  # tensors, their marks, graphs, tokenizer, goldens, manifest
     last = disk.writes
     for number in (1, 2, 3, last // 3, last - 20, last - 3, last - 2, last - 1, last):
         with monkeypatch.context() as patch:
