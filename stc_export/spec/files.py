@@ -120,7 +120,7 @@ def _left_behind(out: Path, resume: Callable[[Path], bool]) -> Path | None:
         own = stale.with_name(_own_prefix(out) + stale.name.rpartition("-")[2])
         try:
             stale.rename(own)  # from here on no other process takes it or removes it
-        except FileNotFoundError:
+        except OSError:  # another process was faster, or it is another user's
             continue
         if found is None and own.is_dir() and resume(own):
             found = own
