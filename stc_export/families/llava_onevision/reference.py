@@ -63,7 +63,7 @@ def _source(key: str, sample: LayerSample) -> str:
 
 
 def _widen(module: nn.Module) -> None:
-    """Let a module compute in float32: a matrix, which may be mapped from its file, while it is used only."""
+    """Let a module compute in float32: a matrix only while it is used."""
     own = dict(module.named_parameters(recurse=False))
     narrow = {name: value.data for name, value in own.items() if value.dtype != torch.float32 and not value.is_meta}
     if not isinstance(module, nn.Linear):
