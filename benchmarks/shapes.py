@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +88,43 @@ QUICK = Plan(
     stream_frames=3,
     repeats=2,
 )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a published checkpoint, with its whole vocabulary.
+
+    Attributes:
+        dims: Its sizes.
+        tied: Whether the LLM's output matrix is its embedding table.
+    """
+
+    dims: ModelDims
+    tied: bool
+
+
+#: The published LLaVA-OneVision checkpoints, for benchmarks/make_checkpoint.py.
+SHAPES: Mapping[str, Shape] = {
+    "llava-onevision-0.5b": Shape(replace(FULL.dims, text=replace(FULL.dims.text, vocab=152_000)), tied=True),
+    "llava-onevision-7b": Shape(
+        ModelDims(
+            vision=FULL.dims.vision,
+            text=TextDims(
+                width=3584,
+                mlp_width=18_944,
+                heads=28,
+                kv_heads=4,
+                head_dim=128,
+                layers=28,
+                vocab=152_128,
+                context=32_768,
+                rope_theta=1e6,
+            ),
+        ),
+        tied=False,
+    ),
+    "quick": Shape(QUICK.dims, tied=False),
+}
 
 
 def cached_bundle(plan: Plan, progress: Progress) -> Path:

@@ -45,6 +45,11 @@ class Backend:
         """Whether its graphs can write over the state that they read."""
         return self.kind in _IN_PLACE
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether graphs run in the memory of the process, where half precision is computed and held as float32."""
+        return self.providers[:1] == ("CPUExecutionProvider",)
+
 
 @dataclass(frozen=True)
 class Throughput:

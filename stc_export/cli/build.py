@@ -87,6 +87,8 @@ def plan_text(plan: BuildPlan) -> str:
     """Return a plan for people."""
     size = plan.size
     graphs = [(g.role, g.variant, bytes_text(g.weights_bytes)) for g in plan.graphs]
+    resident = plan.resident_bytes
+    process = [] if resident is None else [("its process", f"about {bytes_text(resident)} resident")]
     return "\n\n".join(
         (
             facts(
@@ -105,6 +107,7 @@ def plan_text(plan: BuildPlan) -> str:
                     ("  feature cache", bytes_text(size.feature_cache_bytes)),
                     ("  KV memory", bytes_text(size.kv_bytes)),
                     ("  activations", f"about {bytes_text(size.activations_bytes)}"),
+                    *process,
                 ]
             ),
             _fit_text(plan.fit),

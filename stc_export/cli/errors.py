@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 from stc_export.spec.errors import MissingDependencyError, ResourceError, StcError, UsageError
 
@@ -19,6 +20,15 @@ _EXTRA_OF_MODULE = {
     "scipy": "validate",
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What libraries say, in errors of many classes, when they get no memory; the last is Python's own, of an import.
+_NO_MEMORY = (
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+    "error return without exception set",
+)
 
 
 def explain(error: BaseException) -> StcError | None:
@@ -29,13 +39,28 @@ def explain(error: BaseException) -> StcError | None:
     """
     if isinstance(error, StcError):
         return error
-    if isinstance(error, MemoryError):
+    if any(_is_memory_error(one) for one in _causes(error)):
         return ResourceError("There is not enough memory for this.", "Close other programs or use a smaller model.")
     if isinstance(error, ModuleNotFoundError):
         return _missing_module(error)
     if isinstance(error, OSError):
         return _system_error(error)
     return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what led to it: exporters wrap what went wrong inside them."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    named = isinstance(error, (RuntimeError, ImportError, SystemError))
+    return named and any(mark in str(error).lower() for mark in _NO_MEMORY)
 
 
 def _missing_module(error: ModuleNotFoundError) -> StcError | None:

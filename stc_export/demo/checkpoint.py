@@ -112,20 +112,44 @@ def save_checkpoint(
     Returns:
         The directory.
     """
-    from transformers import GenerationConfig
-
     directory.mkdir(parents=True, exist_ok=True)
-    ids = token_ids()
-    model.generation_config = GenerationConfig(
-        bos_token_id=ids[END_OF_TEXT], eos_token_id=ids[TURN_END], pad_token_id=ids[END_OF_TEXT]
-    )
+    model.generation_config = _generation_config()
     with _quiet():
         model.save_pretrained(
             directory, max_shard_size=options.max_shard_size, save_original_format=options.original_format
         )
+    _write_beside(directory, dims)
+    return directory
+
+
+def save_without_weights(directory: Path, dims: ModelDims, options: CheckpointOptions = CheckpointOptions()) -> None:
+    """Write all but the weights of a checkpoint that says of itself that they are random and in float16.
+
+    Args:
+        directory: Created if missing; files of the same names are replaced.
+        dims: Sizes.
+        options: How it is laid out.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = model_config(dims, options)
+    config.architectures = ["LlavaOnevisionForConditionalGeneration"]
+    config.dtype = "float16"
+    config.stc_trained = False
+    config.save_pretrained(directory)
+    _generation_config().save_pretrained(directory)
+    _write_beside(directory, dims)
+
+
+def _generation_config() -> Any:
+    from transformers import GenerationConfig
+
+    ids = token_ids()
+    return GenerationConfig(bos_token_id=ids[END_OF_TEXT], eos_token_id=ids[TURN_END], pad_token_id=ids[END_OF_TEXT])
+
+
+def _write_beside(directory: Path, dims: ModelDims) -> None:
     write_tokenizer(directory, dims.text.context)
     _write_processor(directory, dims.vision)
-    return directory
 
 
 def model_config(dims: ModelDims, options: CheckpointOptions = CheckpointOptions()) -> Any:

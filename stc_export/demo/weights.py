@@ -40,8 +40,13 @@ def fill_weights(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            mean, std = _distribution(name, parameter)
-            parameter.copy_(mean + std * _noise(parameter, generator))
+            parameter.copy_(random_values(name, parameter, generator))
+
+
+def random_values(name: str, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return float32 values for a parameter, of which only the shape is looked at."""
+    mean, std = distribution(name, parameter)
+    return mean + std * _noise(parameter, generator)
 
 
 def _noise(parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -53,7 +58,8 @@ def _noise(parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return smooth / smooth.std()
 
 
-def _distribution(name: str, parameter: torch.Tensor) -> tuple[float, float]:
+def distribution(name: str, parameter: torch.Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation of a parameter, of which only name and shape are looked at."""
     path, _, kind = name.rpartition(".")
     module = path.rpartition(".")[2]
     if path.endswith("language_model.norm"):

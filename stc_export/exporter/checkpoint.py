@@ -6,6 +6,7 @@ Nothing is unpickled and no weight is read before it is asked for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -198,7 +199,7 @@ def _open(file: Path) -> Any:
         with safe_open(file, framework="pt") as handle:
             yield handle
     except (SafetensorError, OSError) as error:
-        if isinstance(error, CheckpointError):
+        if isinstance(error, CheckpointError) or getattr(error, "errno", None) == errno.ENOMEM:
             raise
         raise CheckpointError(
             f'"{file}" is not a readable safetensors file ({str(error)[:200]}).',

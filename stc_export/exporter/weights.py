@@ -11,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export import __version__
+from stc_export.exporter import journal
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import DTYPE_BYTES, DType
 from stc_runtime.dtypes import carrier, narrowed
@@ -129,33 +131,59 @@ def write_weights(
 ) -> WrittenFile:
     """Write a weight file; memory stays at one block of rows. Call :func:`check_recipes` first.
 
+    What a killed process has written of it is kept as far as the journal beside it vouches for (see
+    :mod:`stc_export.exporter.journal`). The journal is left there for whoever removes it.
+
     Args:
         checkpoint: Where the tensors come from.
         recipes: What to write, in this order.
-        path: New file, inside a directory that is renamed when the whole bundle is complete.
+        path: The file, inside a directory that is renamed when the whole bundle is complete.
         advance: Called with the bytes written since the last call.
 
     Raises:
         CheckpointError: A tensor cannot be read or holds values that are not finite in the stored type.
+        FileExistsError: There is a file without a journal.
     """
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("xb") as file:
+    kept = journal.resume(path, _made_from(checkpoint, recipes))
+    digest, size = kept.digest, 0
+    with path.open("ab") as file:
         for recipe in recipes:
-            written = 0
+            size += _padded(recipe.nbytes)
+            if size <= kept.size_bytes:
+                advance(recipe.nbytes)
+                continue
             for block in _blocks(checkpoint, recipe):
-                written += _append(file, digest, block.data.cast("B"))
+                _append(file, digest, block.data.cast("B"))
                 advance(block.nbytes)
-            padding = _padded(written) - written
-            _append(file, digest, memoryview(bytes(padding)))
-            size += written + padding
+            _append(file, digest, memoryview(bytes(_padded(recipe.nbytes) - recipe.nbytes)))
+            file.flush()
+            journal.mark(path, size, digest)
     return WrittenFile(path, size, digest.hexdigest())
 
 
-def _append(file: BinaryIO, digest: Any, data: memoryview) -> int:
+def _append(file: BinaryIO, digest: Any, data: memoryview) -> None:
     file.write(data)
     digest.update(data)
-    return data.nbytes
+
+
+def _made_from(checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...]) -> str:
+    """Return a digest of the recipes and of which files they read; the files are known by place, size and time."""
+    digest = hashlib.sha256(__version__.encode())
+    infos = [checkpoint.info(name) for recipe in recipes for name in recipe.sources]
+    for file in sorted({info.file for info in infos}):
+        digest.update(f"{file.resolve()} {_size_and_time(file)}\n".encode())
+    for recipe in recipes:
+        digest.update(repr((replace(recipe, values=None), recipe.nbytes)).encode())
+        digest.update(b"" if recipe.values is None else recipe.values.tobytes())
+    return digest.hexdigest()
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:  # whoever reads it says what is wrong
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _blocks(checkpoint: Checkpoint, recipe: WeightRecipe) -> Iterator[NDArray[Any]]:
@@ -174,15 +202,26 @@ def _stored(name: str, tensor: Any, dtype: DType) -> NDArray[Any]:
     import torch
 
     stored = tensor.to(getattr(torch, dtype)).contiguous()
-    if not bool(torch.isfinite(stored).all()):
+    # Same bytes, in the type that carries them: numpy has no bfloat16.
+    carried = stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored
+    flat: NDArray[Any] = carried.reshape(-1).numpy()
+    if not _all_finite(flat, dtype):
         detail = "overflows" if bool(torch.isfinite(tensor).all()) else "holds NaN or infinity"
         raise CheckpointError(
             f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint."
         )
-    # Same bytes, in the type that carries them: numpy has no bfloat16.
-    carried = stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored
-    flat: NDArray[Any] = carried.reshape(-1).numpy()
     return flat
+
+
+#: Bits of the exponent; all are set in NaN and infinity. Asking torch in half precision is ten times slower.
+_EXPONENTS: Mapping[DType, int] = {"float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+def _all_finite(values: NDArray[Any], dtype: DType) -> bool:
+    mask = _EXPONENTS.get(dtype)
+    if mask is None:
+        return bool(np.isfinite(values).all())
+    return not bool(((values.view(np.uint16) & np.uint16(mask)) == mask).any())
 
 
 def _permuted(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:

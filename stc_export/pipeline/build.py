@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from stc_export import __version__
 from stc_export.exporter.graphs import graph_entry
+from stc_export.exporter.journal import file_of, journals
 from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import write_weights
@@ -58,7 +59,8 @@ def plan_build(request: BuildRequest) -> BuildPlan:
 def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
     """Build a bundle. It appears under its name when it is complete and passed the parity check, not before.
 
-    An interrupted or failed build leaves an existing bundle as it was and removes what it had written.
+    An interrupted or failed build leaves an existing bundle as it was and removes what it had written. One that was
+    killed cannot: the next one goes on with the weights that it had written, after it has verified them.
 
     Raises:
         StcError: The request cannot be carried out.
@@ -68,11 +70,23 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
     prepared = _checked(request)
     out = prepared.plan.out
     progress.note(f"bundle: {out} ({prepared.precision})")
-    with _disk_errors(out), new_directory(out) as partial:
+    with _disk_errors(out), new_directory(out, _keep_weights) as partial:
         check_output(out, overwrite=request.overwrite)  # new_directory may have brought it back
+        if journals(partial / _GRAPHS):
+            progress.note("a build that was killed is continued: its weights are verified and kept")
         manifest, stages = _write(prepared, request, partial, progress)
         check_output(out, overwrite=request.overwrite)  # it may have appeared meanwhile
     return BuildResult(out, manifest, stages)
+
+
+def _keep_weights(left: Path) -> bool:
+    """Remove all that a killed build wrote but weight files with their journals; whether there are any."""
+    known = journals(left / _GRAPHS)
+    kept = {*known, *(file_of(journal) for journal in known)}
+    for path in sorted(left.rglob("*"), reverse=True):
+        if path not in kept and path != left / _GRAPHS:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    return bool(known)
 
 
 def _checked(request: BuildRequest) -> Prepared:
@@ -85,7 +99,7 @@ def _write(
     prepared: Prepared, request: BuildRequest, partial: Path, progress: Progress
 ) -> tuple[Manifest, tuple[StageTime, ...]]:
     stages: list[StageTime] = []
-    (partial / _GRAPHS).mkdir()
+    (partial / _GRAPHS).mkdir(exist_ok=True)
     # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
     write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
@@ -119,6 +133,8 @@ def _write(
         parity=checked.parity,
         files=files,
     )
+    for journal in journals(partial / _GRAPHS):
+        journal.unlink()
     (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")
     return manifest, tuple(stages)
 

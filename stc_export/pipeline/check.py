@@ -158,12 +158,12 @@ def _stand_ins(graphs: Mapping[str, GraphEntry], root: Path) -> Iterator[Mapping
 
 
 class _Runner:
-    """Runs graphs by path and holds one open engine at a time."""
+    """Runs graphs by path, with one engine open at a time and its weights in their files."""
 
     def __init__(self, root: Path, graphs: Mapping[str, GraphEntry]) -> None:
         self._root = root
         self._graphs = graphs
-        self.backend = OrtBackend()
+        self.backend = OrtBackend(weights="mapped")
         self._open: tuple[str, Engine] | None = None
 
     def run(self, graph: str, feeds: Arrays) -> Arrays:

@@ -15,7 +15,7 @@ from stc_export.exporter.prompt import prompt_from_checkpoint
 from stc_export.exporter.weights import check_recipes
 from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
-from stc_export.pipeline.estimate import estimate, planned_graphs
+from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
@@ -78,6 +78,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         graphs=planned_graphs(split),
         size=size,
         fit=fit_target(target, model.dims, request.policy, precision, size.session_bytes),
+        resident_bytes=resident_bytes(size, form.dtype) if target.backend.on_cpu else None,
     )
     return Prepared(plan, target, precision, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
 

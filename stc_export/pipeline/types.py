@@ -130,7 +130,21 @@ class PlannedGraph:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What ``build --dry-run`` prints: everything that is known before a weight is read."""
+    """What ``build --dry-run`` prints: everything that is known before a weight is read.
+
+    Attributes:
+        model: Name of the model.
+        family: Its family.
+        target: Resolved name of the target.
+        precision: Precision of all graphs.
+        flavour: Form of the graphs.
+        out: Bundle to write.
+        parameters: Parameters that the graphs use.
+        graphs: Graphs to write.
+        size: Bytes on disk and of one session.
+        fit: Whether the target has room, and bounds of its times.
+        resident_bytes: Resident memory of a process with one session, where graphs run on the CPU; else ``None``.
+    """
 
     model: str
     family: str
@@ -142,6 +156,7 @@ class BuildPlan:
     graphs: tuple[PlannedGraph, ...]
     size: SizeEstimate
     fit: Fit
+    resident_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _CHUNK_BYTES = 4 * 1024 * 1024
+#: Another process put its directory into the place, or took the old one away, at the same moment.
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 def read_text(path: Path, most_bytes: int) -> str:
@@ -77,27 +81,56 @@ def write_file(data: bytes, out: Path) -> None:
         Path(partial).unlink(missing_ok=True)
 
 
+def _nothing(_left: Path) -> bool:
+    return False
+
+
 @contextlib.contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
+def new_directory(out: Path, resume: Callable[[Path], bool] = _nothing) -> Iterator[Path]:
     """Make a directory next to ``out`` that takes its place when the block ends well, and is gone otherwise.
 
     What was at ``out`` stays until then, and comes back if the process is killed between the two renames: the next
     call sees to it, and clears up what killed ones left behind, before its block begins.
+
+    Args:
+        out: The place.
+        resume: Called with what a killed process left behind, which nobody else touches any more: removes what is of
+            no use and returns whether the block can go on with the rest.
     """
     out = out.absolute()
-    for stale in _left_by_dead(out, "partial"):
-        shutil.rmtree(stale, ignore_errors=True)
+    partial = _left_behind(out, resume)
     for stale in _left_by_dead(out, "old"):
         if out.exists():
             _remove(stale)
         else:
             stale.rename(out)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
+    if partial is None:
+        partial = Path(tempfile.mkdtemp(prefix=_own_prefix(out), dir=out.parent))
     try:
         yield partial
         _replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _left_behind(out: Path, resume: Callable[[Path], bool]) -> Path | None:
+    """Return one of the directories that dead processes left, if work can go on in it, and remove the others."""
+    found = None
+    for stale in _left_by_dead(out, "partial"):
+        own = stale.with_name(_own_prefix(out) + stale.name.rpartition("-")[2])
+        try:
+            stale.rename(own)  # from here on no other process takes it or removes it
+        except OSError:  # another process was faster, or it is another user's
+            continue
+        if found is None and own.is_dir() and resume(own):
+            found = own
+        else:
+            shutil.rmtree(own, ignore_errors=True)
+    return found
+
+
+def _own_prefix(out: Path) -> str:
+    return f".{out.name}.partial-{os.getpid()}-"
 
 
 def _left_by_dead(out: Path, kind: str) -> list[Path]:
@@ -118,16 +151,22 @@ def _alive(pid: str) -> bool:
 
 def _replace(partial: Path, out: Path) -> None:
     partial.chmod(0o755)
-    old = partial.with_name(f".{out.name}.old-{partial.name.removeprefix(f'.{out.name}.partial-')}")
-    try:
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    except BaseException:  # an interrupt, too, must not leave the place empty
-        if os.path.lexists(old) and not out.exists():
-            old.rename(out)
-        raise
-    _remove(old)
+    for attempt in itertools.count():
+        suffix = partial.name.removeprefix(f".{out.name}.partial-")
+        old = partial.with_name(f".{out.name}.old-{suffix}-{attempt}")
+        try:
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
+        except BaseException as error:  # an interrupt, too, must not leave the place empty
+            if os.path.lexists(old) and not out.exists():
+                old.rename(out)
+            if getattr(error, "errno", None) not in _TAKEN:
+                raise
+        else:
+            _remove(old)
+            return
+        _remove(old)
 
 
 def _remove(old: Path) -> None:

@@ -46,6 +46,34 @@ assert session.memory_use == use
 assert modes == {"full", "selective", "skip"}, modes
 print(resident() - before)
 """
+#: Opens one bundle, warms it up with one session, starts more and prints by how much memory grew, and their own bytes.
+SESSIONS = """
+import gc, sys
+import psutil
+from stc_export.spec.policy import MemoryPolicy, Policy
+from stc_runtime import Model, StreamSession
+from stc_runtime.backends.ort import OrtBackend
+from tests.runtime.scenes import scene
+
+def resident():
+    gc.collect()
+    info = psutil.Process().memory_full_info()
+    return getattr(info, "uss", info.rss)
+
+def use(session):
+    for number in range(3):
+        # Frames of the model's own size: others are resized in buffers that depend on them.
+        session.push(scene(3)[number][:70, :70].copy(), float(number))
+    list(session.ask("What moves?", max_tokens=2))
+    return session
+
+model = Model.open(sys.argv[1], OrtBackend(threads=1))
+policy = Policy(memory=MemoryPolicy(kv_tokens=900, answer_tokens=100))
+first = use(StreamSession(model, policy))
+before = resident()
+others = [use(StreamSession(model, policy)) for _ in range(40)]
+print(resident() - before, sum(sum(vars(session.memory_use).values()) for session in others))
+"""
 #: Python's own objects and the allocator's rounding. 2,000 frames that kept only their tokens would be 0.8 MB each way.
 ALLOWED_BYTES = 1_500_000
 
@@ -91,8 +119,22 @@ def test_memory_use_is_the_same_all_along(tiny_bundle: Path, policy: Policy) -> 
 
 
 def test_long_stream_grows_by_nothing(tiny_bundle: Path) -> None:
+    assert int(printed(STREAM, tiny_bundle)) < ALLOWED_BYTES
+
+
+def test_more_sessions_on_one_model_cost_their_state_and_nothing_else(tiny_bundle: Path) -> None:
+    """40 x 0.55 MB; the engines that they share are 3 MB, once."""
+    grown, reserved = map(int, printed(SESSIONS, tiny_bundle).split())
+    manifest = Model.open(tiny_bundle, FakeBackend()).manifest
+    cache = feature_cache_bytes(manifest.dims, "gate", "rolling", "float32", in_place=True)
+    assert 40 * (cache + kv_bytes(manifest.dims, 1000, "float32")) == pytest.approx(reserved, rel=0.03)
+    assert grown == pytest.approx(reserved, rel=0.1)
+
+
+def printed(code: str, bundle: Path) -> str:
+    """Return what a program prints, run in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", STREAM, str(tiny_bundle)],
+        [sys.executable, "-c", code, str(bundle)],
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
@@ -100,7 +142,7 @@ def test_long_stream_grows_by_nothing(tiny_bundle: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < ALLOWED_BYTES
+    return done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,20 @@ _KNOWN = {
 }
 #: Options of execution providers. TF32 is on by default, and float32 then has ten bits.
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+#: ``converted``: when a graph is opened, its weights are copied into the form that is fastest.
+#: ``mapped``: they stay in their files, and one after the other is converted when an operator needs it.
+Weights = Literal["converted", "mapped"]
+
+
+def _keep_mapped(ort: Any, options: Any) -> None:
+    """Leave out what makes copies: conversion ahead of time, packing, and an arena that holds what it once took."""
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_LAYOUT  # the next one converts
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+
+
+_WEIGHTS: Mapping[Weights, Callable[[Any, Any], None]] = {"converted": lambda *_: None, "mapped": _keep_mapped}
 
 
 class OrtBackend(HostMemory):
@@ -41,22 +55,29 @@ class OrtBackend(HostMemory):
     Args:
         providers: Execution providers in order of preference, e.g. ``("CPUExecutionProvider",)``.
         threads: Threads inside an operator; ``None``: ONNX Runtime's default, one per core.
+        weights: Where the weights of an open graph are; ``mapped`` is slow, and large graphs run in little memory.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         DeviceError: This onnxruntime has none of the providers' first choice.
     """
 
-    def __init__(self, providers: tuple[str, ...] = ("CPUExecutionProvider",), threads: int | None = None) -> None:
+    def __init__(
+        self,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+        weights: Weights = "converted",
+    ) -> None:
         try:
             import onnxruntime
-        except ImportError as error:
+        except ModuleNotFoundError as error:  # another ImportError is not cured by installing it again
             raise MissingDependencyError(
                 "onnxruntime is not installed.", 'Install it: pip install "stc-export[ort]".'
             ) from error
         self._ort = onnxruntime
         self._providers = providers
         self._threads = threads
+        self._prepare = _WEIGHTS[weights]
         if providers[0] not in onnxruntime.get_available_providers():
             raise DeviceError(
                 f"This onnxruntime has no {providers[0]}.", 'For CUDA install: pip install "stc-export[cuda]".'
@@ -73,6 +94,7 @@ class OrtBackend(HostMemory):
         options.log_severity_level = 3
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
+        self._prepare(self._ort, options)
         path = root / graph.file
         providers = [(name, dict(_OPTIONS.get(name, {}))) for name in self._providers]
         try:
@@ -134,7 +156,7 @@ def _element(array: NDArray[Any]) -> Any:
 
 def _explained(error: Exception, graph: GraphEntry, action: str) -> StcError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "allocate" in text.lower() or isinstance(error, MemoryError):
+    if "alloc" in text.lower() or isinstance(error, MemoryError):
         return ResourceError(f'Not enough memory to {action} "{graph.file}".', "Free memory or use a smaller model.")
     check = "Check the bundle: stc-export inspect BUNDLE."
     fix = next((fix for mark, fix in _KNOWN.items() if mark in text.lower()), check)

@@ -79,6 +79,9 @@ def test_wrong_use_exits_2_with_problem_and_fix(
     [
         (ParityError("The graph is off.", "Report it."), 1, "error: The graph is off.\nfix: Report it.\n"),
         (MemoryError(), 4, "error: There is not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 4, "error: There is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 4, "error: There is not enough memory"),
+        (ImportError("x.so: failed to map segment from shared object"), 4, "error: There is not enough memory"),
         (OSError(errno.ENOSPC, "No space left", "demo.stc/w.bin"), 4, 'error: The disk is full while writing "demo.st'),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, 'error: "/x" cannot be used: Permission denied.'),
         (ModuleNotFoundError("no", name="torch.nn"), 3, 'error: This command needs the Python package "torch"'),
@@ -101,6 +104,13 @@ def test_failures_have_their_exit_code_and_leave_stdout_empty(
     assert text in captured.err
     assert "Traceback" not in captured.err
     assert "error:" not in captured.out
+
+
+def test_failure_that_wraps_a_lack_of_memory_is_one(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.failure = RuntimeError("Failed to export the model.")
+    pipeline.failure.__cause__ = MemoryError()
+    assert main(BUILD) == 4
+    assert "error: There is not enough memory" in capsys.readouterr().err
 
 
 def test_failure_text_stays_on_its_line_without_markup_or_controls(

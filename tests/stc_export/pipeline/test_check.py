@@ -13,6 +13,7 @@ import pytest
 
 from stc_export.demo.checkpoint import CheckpointOptions, write_checkpoint
 from stc_export.exporter.graphs import graph_entry
+from stc_export.exporter.journal import journal_of
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import StoredTensor, write_weights
 from stc_export.families.base import LayerSample
@@ -98,6 +99,7 @@ def written(checkpoint: Path, root: Path) -> Prepared:
     (root / "graphs").mkdir()
     for file, recipes in ready.split.weights.items():
         write_weights(ready.checkpoint, recipes, root / "graphs" / file, lambda _bytes: None)
+        journal_of(root / "graphs" / file).unlink()
     return ready
 
 
