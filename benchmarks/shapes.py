@@ -110,9 +110,9 @@ def cached_bundle(plan: Plan, progress: Progress) -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             checkpoint = Path(folder) / plan.name
             write_checkpoint(checkpoint, plan.dims, CheckpointOptions())
-            run_build(BuildRequest(str(checkpoint), out=out, policy=policy), progress)
+            run_build(BuildRequest(str(checkpoint), out=out, policy=policy, attention=True), progress)
 
-    return _cached(plan.name, f"{plan.dims} {plan.keep}", build)
+    return _cached(plan.name, f"{plan.dims} {plan.keep} attention", build)
 
 
 def demo_bundle(progress: Progress) -> Path:
