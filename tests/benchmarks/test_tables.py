@@ -47,12 +47,12 @@ def test_page_has_the_tables_of_the_results(tables: Any, tmp_path: Path) -> None
 
 def test_text_outside_the_marks_stays(tables: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{tables.START}old\n{tables.END}after\n")
+    page.write_text(f"before\n{tables.START}former rows\n{tables.END}after\n")
     tables.write_tables(tmp_path, page)
     text = page.read_text()
     assert text.startswith(f"before\n{tables.START}")
     assert text.endswith(f"{tables.END}after\n")
-    assert "old" not in text
+    assert "former rows" not in text
     assert text.count("not measured") == len(tables.TARGETS)
 
 
