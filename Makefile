@@ -8,11 +8,11 @@ SOURCES := stc_export engines runtime calib tests examples benchmarks docs
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench evidence docs lint fmt wheel clean
+.PHONY: help setup demo test test-slow bench bench-quick evidence docs lint fmt wheel clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
-		while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: $(INSTALLED)  ## Create .venv and install everything for development (PYTHON=python3.12 chooses one)
 
@@ -30,8 +30,11 @@ test: lint  ## Lint, import rules and all quick tests: what CI runs
 test-slow: setup  ## The tests that take minutes
 	$(PYTEST) -m "slow"
 
-bench: setup  ## Run the benchmarks and write their results
+bench: setup  ## Run the benchmarks, write their results and the tables of docs/performance.md
 	$(BIN)/python benchmarks/run.py
+
+bench-quick: setup  ## Run the benchmarks on tiny shapes, to see that they run
+	$(BIN)/python benchmarks/run.py --quick
 
 evidence: setup  ## Prove a target on this machine and write its page (TARGET=NAME; default: what this machine is)
 	$(BIN)/python benchmarks/evidence.py $(TARGET)

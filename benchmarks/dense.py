@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from original import PIXELS, llava_config
 
 from stc_export.exporter.graphs import DimRange, GraphDef, graph_entry
 from stc_export.exporter.trace import trace
@@ -22,9 +23,6 @@ from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import TensorSpec
 from stc_runtime.backends.base import Backend
-
-#: Normalisation of pixels; it does not change what the encoder computes from patch embeddings.
-_PIXELS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class DenseEncoder(VisionEncoder):
@@ -52,25 +50,20 @@ class DenseVit:
         bundle: Bundle in fp32; the graph is written next to its graphs, once.
         dims: Its sizes.
         backend: What executes the graph.
+
+    Attributes:
+        path: The graph.
     """
 
     def __init__(self, bundle: Path, dims: ModelDims, backend: Backend) -> None:
-        config = LlavaConfig(
-            dims=dims,
-            vision_eps=1e-6,
-            text_eps=1e-6,
-            projector_act="gelu",
-            projector_bias=True,
-            vision_act="gelu_pytorch_tanh",
-            tied=True,
-            trained=False,
-        )
+        config = llava_config(dims)
         graph = _graph(config)
-        if not (bundle / graph.file).exists():
-            stored = {VISION: layout(VISION, weight_files(config, "float32", _PIXELS)[VISION])}
+        self.path = bundle / graph.file
+        if not self.path.exists():
+            stored = {VISION: layout(VISION, weight_files(config, "float32", PIXELS)[VISION])}
             partial = bundle / "graphs" / "dense.partial"
             trace(graph, stored, partial)
-            partial.rename(bundle / graph.file)
+            partial.rename(self.path)
         entry = graph_entry(graph, graph.file, (f"graphs/{VISION}",), "fp32")
         self._engine = backend.open(bundle, entry)
 

@@ -88,7 +88,7 @@ def measure(bench: Bench) -> Measured:
     rounds, policy, scene = bench.plan.vit_rounds, Policy(), read_scene(None, 2)
     parts = [measure_vit(bench.model(), policy, selection, scene, rounds, bench.progress) for selection in SELECTIONS]
     parts.append(_pruners(bench))
-    frames = bench.plan.prefill_frames[0]
+    frames = bench.plan.prefill[0][0]
     parts += [
         measure_prefill(bench.model(), _keeping(keep), frames, bench.plan.repeats, bench.progress) for keep in KEEP
     ]

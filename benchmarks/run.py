@@ -1,6 +1,6 @@
-"""`make bench`: measure ViT, prefill and whole frames on real layer shapes, and write benchmarks/results/*.json.
+"""`make bench`: measure on real layer shapes, write benchmarks/results/*.json and the tables of docs/performance.md.
 
-    python benchmarks/run.py [--quick] [--threads N] [--only vit|prefill|stream] [--results DIR]
+    python benchmarks/run.py [--quick] [--threads N] [--only PART] [--results DIR]
 
 The models have random weights, which changes answers but not times. Raw samples, machine and versions are in the
 results. How to read them: benchmarks/README.md.
@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from bench import Bench, joined
+from decode import measure_decode
 from dense import DenseVit
-from shapes import FULL, QUICK, Plan, cached_bundle
+from encoders import measure_encoders
+from host import measure_host
+from shapes import CACHE, FULL, QUICK, cached_bundle, demo_bundle
+from startup import measure_startup
+from tables import PAGE, RESULTS, markdown, write_tables
 
 from stc_export.cli.progress import make_progress
 from stc_export.pipeline.bench.record import (
@@ -30,40 +35,12 @@ from stc_export.pipeline.bench.series import Measured, Series, compare, compare_
 from stc_export.pipeline.bench.stages import VitPasses, measure_prefill, measure_stream
 from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.operations import vit_macs
-from stc_export.pipeline.types import BenchResult, BenchRow
-from stc_export.spec.manifest import Manifest, read_manifest
+from stc_export.pipeline.types import BenchResult
 from stc_export.spec.policy import SELECTIONS, Selection, named_policies
-from stc_export.spec.progress import Progress
-from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.model import Model
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WARMUP = 2
 RATIO = 0.25
 INTERVALS = (2, 4)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all measurements share."""
-
-    plan: Plan
-    bundle: Path
-    threads: int | None
-    progress: Progress
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
-        return read_manifest(self.bundle)
-
-    def backend(self) -> OrtBackend:
-        """What executes the graphs."""
-        return OrtBackend(threads=self.threads)
-
-    def model(self) -> Model:
-        """Open the bundle anew: its graphs are closed when the model is dropped."""
-        return Model.open(self.bundle, self.backend())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,23 +48,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny shapes: checks that everything runs")
     parser.add_argument("--threads", type=int, help="threads inside an operator (default: one per core)")
     parser.add_argument("--only", choices=sorted(PARTS), help="measure one part")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--results", type=Path, help="folder for the results")
     parser.add_argument("--bundle", type=Path, help="a bundle to measure instead of building one")
     options = parser.parse_args(arguments)
     progress = make_progress()
     plan = QUICK if options.quick else FULL
     bundle = options.bundle or cached_bundle(plan, progress)
-    bench = Bench(plan, bundle, options.threads, progress)
-    options.results.mkdir(parents=True, exist_ok=True)
+    bench = Bench(plan, bundle, options.bundle or demo_bundle(progress), options.threads, progress)
+    results = options.results or (CACHE / "results" if options.quick else RESULTS)
+    results.mkdir(parents=True, exist_ok=True)
     for name, measure in PARTS.items():
         if options.only in (None, name):
             load_before = load_average()
             measured = measure(bench)
             threads = f"-{options.threads}-threads" if options.threads else ""
-            out = options.results / f"{name}-{plan.name}{threads}.json"
+            out = results / f"{name}-{plan.name}{threads}.json"
             write_record(record(bench, measured, load_before), out)
             print(f"\n{out.name}\n\n{markdown(measured.rows)}")
             print("".join(f"\n{note}" for note in measured.notes))
+    if results == RESULTS:
+        write_tables(RESULTS, PAGE)
     return 0
 
 
@@ -135,8 +115,8 @@ def measure_prefills(bench: Bench) -> Measured:
     """K kept against all M tokens per frame, frame by frame on a growing past."""
     return joined(
         [
-            measure_prefill(bench.model(), bench.manifest.policy, frames, bench.plan.repeats, bench.progress)
-            for frames in bench.plan.prefill_frames
+            measure_prefill(bench.model(), bench.manifest.policy, frames, passes, bench.progress)
+            for frames, passes in bench.plan.prefill
         ]
     )
 
@@ -158,15 +138,11 @@ PARTS: Mapping[str, Callable[[Bench], Measured]] = {
     "vit": measure_vit,
     "prefill": measure_prefills,
     "stream": measure_streams,
+    "decode": measure_decode,
+    "encoders": measure_encoders,
+    "host": measure_host,
+    "startup": measure_startup,
 }
-
-
-def joined(parts: list[Measured]) -> Measured:
-    return Measured(
-        tuple(series for part in parts for series in part.series),
-        tuple(row for part in parts for row in part.rows),
-        tuple(note for part in parts for note in part.notes),
-    )
 
 
 def record(bench: Bench, measured: Measured, load_before: float | None) -> BenchRecord:
@@ -180,17 +156,6 @@ def record(bench: Bench, measured: Measured, load_before: float | None) -> Bench
         series=measured.series,
         result=BenchResult(bench.bundle.name, manifest.target, measured.rows, measured.notes),
     )
-
-
-def markdown(rows: tuple[BenchRow, ...]) -> str:
-    """Rows as a table for docs/performance.md."""
-    header = "| stage | ms | baseline | ms | faster | bound | n |\n|---|---:|---|---:|---:|---:|---:|"
-    lines = [
-        f"| {row.stage} | {row.p50_ms:.1f} | {row.baseline} | {row.baseline_p50_ms:.1f} | {row.ratio:.2f}x | "
-        f"{row.bound:.2f}x | {row.n} |"
-        for row in rows
-    ]
-    return "\n".join([header, *lines])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,9 +32,12 @@ class Plan:
         keep: Share of visual tokens that the policy keeps.
         vit_rounds: Samples of each ViT measurement.
         batch: Frames of the dense batched encoding.
-        prefill_frames: Lengths of the streams that are prefilled.
+        prefill: Streams that are prefilled: frames, and passes over them.
         stream_frames: Frames of a stream of whole frames.
         repeats: Passes over a stream.
+        decode_contexts: Tokens before an answer.
+        decode_tokens: Tokens of an answer.
+        processes: Fresh processes of each kind.
     """
 
     name: str
@@ -42,9 +45,12 @@ class Plan:
     keep: float
     vit_rounds: int
     batch: int
-    prefill_frames: tuple[int, ...]
+    prefill: tuple[tuple[int, int], ...]
     stream_frames: int
     repeats: int
+    decode_contexts: tuple[int, ...]
+    decode_tokens: int
+    processes: int
 
 
 #: SigLIP so400m-384 before Qwen2-0.5B, as in llava-onevision-qwen2-0.5b: T = 729, M = 196. The vocabulary is cut from
@@ -68,9 +74,12 @@ FULL = Plan(
     keep=60 / 196,
     vit_rounds=7,
     batch=4,
-    prefill_frames=(16, 32),
+    prefill=((16, 2), (64, 1)),
     stream_frames=8,
-    repeats=3,
+    repeats=2,
+    decode_contexts=(500, 4000),
+    decode_tokens=40,
+    processes=5,
 )
 #: The same code in seconds: T = 25, M = 9.
 QUICK = Plan(
@@ -84,9 +93,12 @@ QUICK = Plan(
     keep=0.3,
     vit_rounds=2,
     batch=2,
-    prefill_frames=(3,),
+    prefill=((3, 2),),
     stream_frames=3,
     repeats=2,
+    decode_contexts=(20,),
+    decode_tokens=3,
+    processes=1,
 )
 
 
@@ -129,22 +141,34 @@ SHAPES: Mapping[str, Shape] = {
 
 def cached_bundle(plan: Plan, progress: Progress) -> Path:
     """Return the bundle of a plan, built by the usual pipeline with its parity check if it is not there yet."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    out = CACHE / f"{plan.name}-{_fingerprint(plan)}.stc"
-    if out.exists():
-        return out
-    for stale in CACHE.glob(f"{plan.name}-*.stc"):
-        shutil.rmtree(stale)
     policy = replace(Policy(), pruner=PrunerPolicy(keep=plan.keep))
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        checkpoint = Path(folder) / plan.name
-        write_checkpoint(checkpoint, plan.dims, CheckpointOptions())
-        run_build(BuildRequest(str(checkpoint), out=out, policy=policy, attention=True), progress)
+
+    def build(out: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            checkpoint = Path(folder) / plan.name
+            write_checkpoint(checkpoint, plan.dims, CheckpointOptions())
+            run_build(BuildRequest(str(checkpoint), out=out, policy=policy, attention=True), progress)
+
+    return _cached(plan.name, f"{plan.dims} {plan.keep} attention", build)
+
+
+def demo_bundle(progress: Progress) -> Path:
+    """Return the bundle of the demo model, built if it is not there yet."""
+    return _cached("demo", "", lambda out: run_build(BuildRequest("demo", out=out), progress))
+
+
+def _cached(name: str, sizes: str, build: Callable[[Path], object]) -> Path:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    out = CACHE / f"{name}-{_fingerprint(sizes)}.stc"
+    if not out.exists():
+        for stale in CACHE.glob(f"{name}-*"):
+            shutil.rmtree(stale)
+        build(out)
     return out
 
 
-def _fingerprint(plan: Plan) -> str:
-    digest = hashlib.sha256(f"{plan.dims} {plan.keep} attention".encode())
+def _fingerprint(sizes: str) -> str:
+    digest = hashlib.sha256(sizes.encode())
     root = Path(stc_export.__file__).parent
     for file in sorted(file for folder in _SOURCES for file in (root / folder).rglob("*.py")):
         digest.update(file.read_bytes())

@@ -5,17 +5,19 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stc_export.pipeline.bench.record import BenchRecord
 from stc_export.pipeline.bench.stages import VitPasses
 from stc_export.pipeline.bench.video import read_scene
-from stc_export.pipeline.types import BenchRow
 from stc_export.spec import codec
 from stc_export.spec.policy import Policy
+from stc_export.spec.progress import Silent
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.bundle import Bundle
 from stc_runtime.model import Model
@@ -30,8 +32,20 @@ def run() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield importlib.import_module("run")
-        for name in ("run", "dense", "shapes"):
+        for name in {path.stem for path in SCRIPTS.glob("*.py")} & sys.modules.keys():
             patch.delitem(sys.modules, name)
+
+
+@pytest.fixture
+def sdpa_only(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles takes longer than the tests, and OpenVINO is not a part of the environment."""
+    encoders = sys.modules["encoders"]
+
+    def absent(_bench: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'openvino'")
+
+    others = {"transformers with SDPA": encoders.OTHERS["transformers with SDPA"], "OpenVINO": absent}
+    monkeypatch.setattr(encoders, "OTHERS", others)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +54,14 @@ def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("bench") / "tiny.stc"))
 
 
-def test_run_quick_writes_three_results_that_can_be_read(
+@pytest.mark.usefixtures("sdpa_only")
+def test_run_quick_writes_results_that_can_be_read(
     run: Any, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main(["--quick", "--bundle", str(bundle), "--results", str(tmp_path), "--threads", "1"]) == 0
     records = {file.name: codec.from_json(BenchRecord, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()}
-    assert set(records) == {f"{part}-quick-1-threads.json" for part in ("vit", "prefill", "stream")}
+    assert set(records) == {f"{part}-quick-1-threads.json" for part in run.PARTS}
+    assert set(run.PARTS) == set(sys.modules["tables"].TITLES)
     printed = capsys.readouterr().out
     for name, record in records.items():
         assert name in printed
@@ -86,6 +102,78 @@ def test_dense_features_of_a_batch_are_those_of_the_full_pass(run: Any, bundle: 
         assert np.abs(dense - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_markdown_has_one_line_per_row(run: Any) -> None:
-    text = run.markdown((BenchRow("gate 25 %", "dense", 3.2144, 4.0055, 912.34, 2932.6, 7),))
-    assert text.splitlines()[2:] == ["| gate 25 % | 912.3 | dense | 2932.6 | 3.21x | 4.01x | 7 |"]
+def a_bench(run: Any, bundle: Path) -> Any:
+    return run.Bench(run.QUICK, bundle, bundle, 1, Silent())
+
+
+@pytest.mark.usefixtures("sdpa_only")
+def test_encoders_compute_the_same_and_missing_ones_are_named(run: Any, bundle: Path) -> None:
+    measured = run.measure_encoders(a_bench(run, bundle))
+    assert [(row.stage, row.baseline, row.bound) for row in measured.rows] == [("dense", "transformers with SDPA", 1.0)]
+    assert measured.notes[1] == "OpenVINO was left out: ModuleNotFoundError: No module named 'openvino'"
+    apart = float(measured.notes[0].split(" differ by ")[1].split()[0])
+    assert 0 < apart <= 1e-4
+
+
+def test_decoding_is_that_of_transformers(run: Any, bundle: Path) -> None:
+    """A prompt that fills the memory in several pieces, then two tokens of an answer."""
+    bench, prompt = a_bench(run, bundle), tuple(range(5, 255))
+    answer = sys.modules["decode"].Answer(bench, prompt, 2)
+    language = sys.modules["original"].open_original(bundle, tiny_dims()).language_model
+    said = list(prompt)
+    for _ in range(3):
+        hidden = language(input_ids=torch.tensor([said])).last_hidden_state[0, -1]
+        expected = (language.embed_tokens.weight @ hidden).numpy()
+        assert np.abs(answer.logits - expected).max() <= 1e-4 * np.abs(expected).max()
+        said.append(int(expected.argmax()))
+        answer.step(0)
+
+
+def test_decoding_without_a_baseline_has_samples_and_says_so(
+    run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["genai"], "installed", lambda: False)
+    measured = run.measure_decode(a_bench(run, bundle))
+    assert [(one.name, len(one.samples_ms)) for one in measured.series] == [("decode, 20 tokens before", 3)]
+    assert (measured.rows, measured.notes) == ((), (sys.modules["decode"].MISSING,))
+
+
+def test_decoding_against_a_baseline_takes_turns(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genai = sys.modules["genai"]
+    written = []
+    other = SimpleNamespace(read=lambda _prompt: np.ones(512, np.float32), write=lambda: written.append(1))
+    monkeypatch.setattr(genai, "installed", lambda: True)
+    monkeypatch.setattr(genai, "exported", lambda _bundle, _dims: bundle)
+    monkeypatch.setattr(genai, "GenaiLlm", lambda _folder, room, _threads: other if room == 20 + 6 + 1 else None)
+    measured = run.measure_decode(a_bench(run, bundle))
+    assert len(written) == 3 + 3
+    (row,) = measured.rows
+    assert (row.stage, row.baseline, row.bound, row.n) == (
+        "decode, 20 tokens before",
+        "onnxruntime-genai, 20 tokens before",
+        1.0,
+        3,
+    )
+
+
+def test_time_of_a_frame_is_that_of_its_parts(run: Any, bundle: Path) -> None:
+    measured = run.measure_host(a_bench(run, bundle))
+    series = {one.name.removesuffix(" per frame"): one for one in measured.series}
+    parts = ("cacher_gate", "vit", "pruner", "llm", "host")
+    for index, whole in enumerate(series["whole"].samples_ms):
+        assert sum(series[name].samples_ms[index] for name in parts) == pytest.approx(whole)
+    assert all(value > 0 for name in parts for value in series[name].samples_ms if name in ("cacher_gate", "host"))
+    assert len(series["whole"].samples_ms) == 2 * 3
+    rows = {row.stage: row for row in measured.rows}
+    overhead = rows["gate + pruner + host per frame"]
+    assert overhead.p50_ms == pytest.approx(series["gate + pruner + host"].p50_ms, abs=1e-4)
+    assert overhead.baseline == "whole per frame"
+
+
+def test_start_of_a_process_is_measured_with_and_without_the_cache(run: Any, bundle: Path) -> None:
+    measured = run.measure_startup(a_bench(run, bundle))
+    assert [(row.stage, row.baseline, row.n) for row in measured.rows] == [
+        ("import, cold", "import, warm", 1),
+        ("open, cold", "open, warm", 1),
+    ]
+    assert min(value for one in measured.series for value in one.samples_ms) > 0

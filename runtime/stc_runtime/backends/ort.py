@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError, DeviceError, MissingDependencyError, ResourceError, StcError
-from stc_export.spec.manifest import DType, GraphEntry, TensorSpec
+from stc_export.spec.manifest import GraphEntry, TensorSpec
 from stc_runtime.backends.base import Engine, Tensors, check_arrays
 from stc_runtime.backends.store import HostMemory, host_arrays
-from stc_runtime.dtypes import carrier, declared
+from stc_runtime.dtypes import carrier
 
 #: What ONNX Runtime calls the types of a manifest.
 _ORT_TYPES = {
@@ -24,8 +24,8 @@ _ORT_TYPES = {
     "uint8": "tensor(uint8)",
 }
 
-#: Types that numpy does not have, by their number in ONNX.
-_ELEMENTS: Mapping[DType, int] = {"bfloat16": 16}
+#: Numbers in ONNX of types that numpy does not have, by what carries them.
+_ELEMENTS: Mapping[np.dtype[Any], int] = {carrier("bfloat16"): 16}
 #: Things that it is known to say, with what helps.
 _KNOWN = {
     "could not find an implementation": "It does not compute every type on every device: run the bundle on the target "
@@ -145,13 +145,13 @@ class OrtEngine:
         return {
             spec.name: np.empty([letters[d] if isinstance(d, str) else d for d in spec.shape], carrier(spec.dtype))
             for spec in self._graph.outputs
-            if spec.dtype in _ELEMENTS and spec.name not in direct
+            if carrier(spec.dtype) in _ELEMENTS and spec.name not in direct
         }
 
 
 def _element(array: NDArray[Any]) -> Any:
     """Return the type of an array as ONNX Runtime takes it: that of numpy, or a number."""
-    return _ELEMENTS.get(declared(array.dtype), array.dtype)
+    return _ELEMENTS.get(array.dtype, array.dtype)
 
 
 def _explained(error: Exception, graph: GraphEntry, action: str) -> StcError:

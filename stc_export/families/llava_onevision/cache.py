@@ -57,18 +57,18 @@ class Beside:
 
     def attend(self, query: Any, new: Pair, past: Pair, places: Pair) -> tuple[Any, Pair]:
         """See :class:`Cache`."""
-        length, kv_heads = past[0].shape[2], past[0].shape[1]
+        (past_keys, past_values), (own_keys, own_values) = past, new
+        length, kv_heads = past_keys.shape[2], past_keys.shape[1]
         groups = query.shape[1] // kv_heads
-        # Squeezed, not indexed: x[0] exports to a Gather, which would copy the whole cache in every step.
-        (past_keys, past_values), (own_keys, own_values) = ((x.squeeze(0) for x in pair) for pair in (past, new))
-        # [kv heads, groups, S, head_dim]: the queries of a group share their keys, which are never repeated.
-        grouped = (query.squeeze(0) * query.shape[-1] ** -0.5).unflatten(0, (kv_heads, groups))
-        old = torch.matmul(grouped.flatten(1, 2), past_keys.transpose(1, 2)) + places[0]
-        own = torch.matmul(grouped, own_keys[:, None].transpose(2, 3)) + places[1]
-        scores = torch.cat([old, own.flatten(1, 2)], dim=-1)
+        # [1, kv heads, groups * S, head_dim]: the queries of a group share their keys, which are never repeated. Four
+        # axes throughout: every change of shape is an operator, and a step of one token has hundreds of them.
+        grouped = (query * query.shape[-1] ** -0.5).reshape(1, kv_heads, -1, query.shape[-1])
+        old = torch.matmul(grouped, past_keys.transpose(2, 3)) + places[0]
+        own = torch.matmul(grouped, own_keys.transpose(2, 3)) + places[1].repeat(groups, 1)
+        scores = torch.cat([old, own], dim=-1)
         weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
         mixed = torch.matmul(weights[..., :length], past_values) + torch.matmul(weights[..., length:], own_values)
-        return mixed.unflatten(1, (groups, -1)).flatten(0, 1), new
+        return mixed.reshape(query.shape[1], -1, query.shape[-1]), new
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ def rotary_table(position_ids: Any, inv_freq: Any) -> Rotary:
 
 def rotate_steps(x: Any, rotary: Rotary) -> Any:
     """Rotate x [1, heads, S, head_dim], decomposed."""
-    first, second = x.float().chunk(2, dim=-1)
     cos, sin, _ = rotary
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    first, second = x.float().chunk(2, dim=-1)
+    # The tables are doubled here, once for all layers: the exporter finds that they are the same.
+    cosines, sines = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    return (x.float() * cosines + torch.cat([second, first], dim=-1) * sines).to(x.dtype)
 
 
 def rotate(x: Any, rotary: Rotary) -> Any:
