@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stc_export.exporter.graphs import DimRange, GraphDef, graph_entry
+from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, graph_entry
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import layout
 from stc_export.families.llava_onevision.attention import vision_steps
@@ -67,7 +67,7 @@ class DenseVit:
         )
         graph = _graph(config)
         if not (bundle / graph.file).exists():
-            stored = {VISION: layout(VISION, weight_files(config, "float32", _PIXELS)[VISION])}
+            stored = {VISION: layout(VISION, weight_files(config, GraphForm("base", "float32", 0), _PIXELS)[VISION])}
             partial = bundle / "graphs" / "dense.partial"
             trace(graph, stored, partial)
             partial.rename(bundle / graph.file)

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,9 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.seal import seal_text
 from stc_export.cli.targets import BOUND_NOTE
 from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
+from stc_export.pipeline.precisions import read_precisions
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
-from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import Precision
+from stc_export.spec.errors import UsageError, nearest
 from stc_export.spec.policy import METRIC_NAMES, Metric, Policy
 
 EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
@@ -29,7 +29,9 @@ def build(  # noqa: PLR0913 - one parameter per flag
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Bundle to write: MODEL.stc here.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", metavar="fp32|fp16|bf16", help="The target's default if not given."),
+        typer.Option(
+            "--precision", metavar="NAME,ROLE=NAME", help="fp32, fp16, bf16; for weights also int8, int4, int4-128."
+        ),
     ] = None,
     flavour: Annotated[
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
@@ -50,11 +52,12 @@ def build(  # noqa: PLR0913 - one parameter per flag
         progress = make_progress()
         found = find_target(target)
         progress.note(f"target: {found.name} ({found.title})")
+        read_precisions(precision, found)
         request = BuildRequest(
             model=model,
             target=found.name,
             out=out,
-            precision=_precision(precision),
+            precision=precision,
             policy=read_policy(policy) or Policy(),
             overwrite=overwrite,
             flavour=flavour,
@@ -68,13 +71,6 @@ def build(  # noqa: PLR0913 - one parameter per flag
     emit(result, plan_text(result) if isinstance(result, BuildPlan) else result_text(result), as_json=as_json)
 
 
-def _precision(name: str | None) -> str | None:
-    known = get_args(Precision)
-    if name is None or name in known:
-        return name
-    raise UnsupportedError(f'This version cannot build with precision "{name}".', nearest(name, known))
-
-
 def _metrics(text: str | None) -> tuple[Metric, ...]:
     names = [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
@@ -86,7 +82,7 @@ def _metrics(text: str | None) -> tuple[Metric, ...]:
 def plan_text(plan: BuildPlan) -> str:
     """Return a plan for people."""
     size = plan.size
-    graphs = [(g.role, g.variant, bytes_text(g.weights_bytes)) for g in plan.graphs]
+    graphs = [(g.role, g.variant, g.precision, bytes_text(g.weights_bytes)) for g in plan.graphs]
     return "\n\n".join(
         (
             facts(
@@ -96,7 +92,7 @@ def plan_text(plan: BuildPlan) -> str:
                     ("bundle", str(plan.out)),
                 ]
             ),
-            table(("graph", "variant", "weights"), graphs, right=(2,)),
+            table(("graph", "variant", "precision", "weights"), graphs, right=(3,)),
             facts(
                 [
                     ("on disk", bytes_text(size.disk_bytes)),

@@ -4,6 +4,9 @@ A :class:`WeightRecipe` says how a tensor of a graph is made from tensors of the
 the result: ONNX external data with page-aligned tensors, so that runtimes can map it. Linear weights keep the
 checkpoint's [out, in] layout (the graphs use ``Gemm`` with ``transB``), therefore fusing q, k and v means writing their
 rows one after the other, and a graph that needs only a part refers to the same bytes with another offset and length.
+
+A recipe with a scheme stores rounded weights: their codes, and behind them the scales. Rows are rounded one by one, so
+that blocks, concatenation and parts are the same as for all others.
 """
 
 from __future__ import annotations
@@ -11,16 +14,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_calib.rounding import pack_codes, restore_weights, round_weights
+from stc_calib.schemes import Scheme
+from stc_export.spec.calibration import TensorError
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_runtime.dtypes import carrier, narrowed
+from stc_runtime.dtypes import carrier, narrowed, widened
 
 if TYPE_CHECKING:
     from stc_export.exporter.checkpoint import Checkpoint
@@ -37,12 +43,13 @@ class WeightRecipe:
 
     Attributes:
         name: Name in the weight file; graphs refer to it.
-        dtype: Stored type.
+        dtype: Stored type; with a scheme that of the scales.
         shape: Stored shape; dimension 0 is the concatenation of the sources.
         sources: Canonical names of checkpoint tensors, concatenated along dimension 0.
         values: Values that do not come from the checkpoint (position-free constants); then ``sources`` is empty.
         permute: Order of the axes applied to a single source before it is stored, e.g. OIHW to OHWI.
         parts: Names for row ranges of this tensor: name -> (first row, rows).
+        scheme: How it is rounded to few bits; then it is [out, in] and not permuted.
     """
 
     name: str
@@ -52,31 +59,78 @@ class WeightRecipe:
     values: NDArray[np.float32] | None = None
     permute: tuple[int, ...] = ()
     parts: Mapping[str, tuple[int, int]] | None = None
+    scheme: Scheme | None = None
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of the weights without padding."""
+        if self.scheme is not None:
+            return self.scheme.code_bytes(*self.shape)
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def scales_shape(self) -> tuple[int, ...]:
+        """Shape of the scales [out, blocks]; nothing without a scheme."""
+        return () if self.scheme is None else (self.shape[0], self.scheme.blocks(self.shape[1]))
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the scales without padding."""
+        return math.prod(self.scales_shape) * DTYPE_BYTES[self.dtype] if self.scales_shape else 0
 
     @property
     def nbytes(self) -> int:
         """Stored bytes without padding."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return self.code_bytes + self.scale_bytes
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a weight file."""
+    """Where a tensor lies in a weight file.
+
+    Attributes:
+        file: Name of the file.
+        dtype: Type of its numbers; of rounded weights that of the scales.
+        shape: Its shape.
+        offset: First byte.
+        length: Bytes, without those of scales.
+        scheme: How it was rounded to few bits.
+        scales: Where the scales [out, blocks] of rounded weights lie.
+    """
 
     file: str
     dtype: DType
     shape: tuple[int, ...]
     offset: int
     length: int
+    scheme: Scheme | None = None
+    scales: StoredTensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes, those of scales too."""
+        return self.length + (self.scales.length if self.scales else 0)
+
+    def rows(self, first: int, count: int) -> StoredTensor:
+        """Return where a range of rows lies."""
+        width = self.length // self.shape[0]
+        return replace(
+            self,
+            shape=(count, *self.shape[1:]),
+            offset=self.offset + first * width,
+            length=count * width,
+            scales=self.scales.rows(first, count) if self.scales else None,
+        )
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A finished weight file with its digest."""
+    """A finished weight file with its digest, and what rounding to few bits cost."""
 
     path: Path
     size_bytes: int
     sha256: str
+    errors: tuple[TensorError, ...] = ()
 
 
 def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredTensor]:
@@ -84,18 +138,29 @@ def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredT
     placed: dict[str, StoredTensor] = {}
     offset = 0
     for recipe in recipes:
-        placed[recipe.name] = StoredTensor(file, recipe.dtype, recipe.shape, offset, recipe.nbytes)
-        row = recipe.nbytes // recipe.shape[0]
-        for part, (first, rows) in (recipe.parts or {}).items():
-            shape = (rows, *recipe.shape[1:])
-            placed[part] = StoredTensor(file, recipe.dtype, shape, offset + first * row, rows * row)
-        offset += _padded(recipe.nbytes)
+        whole = _place(file, recipe, offset)
+        placed[recipe.name] = whole
+        placed |= {part: whole.rows(first, rows) for part, (first, rows) in (recipe.parts or {}).items()}
+        offset += _file_bytes(recipe)
     return placed
+
+
+def _place(file: str, recipe: WeightRecipe, offset: int) -> StoredTensor:
+    whole = StoredTensor(file, recipe.dtype, recipe.shape, offset, recipe.code_bytes)
+    if recipe.scheme is None:
+        return whole
+    behind = offset + _padded(recipe.code_bytes)
+    scales = StoredTensor(file, recipe.dtype, recipe.scales_shape, behind, recipe.scale_bytes)
+    return replace(whole, scheme=recipe.scheme, scales=scales)
 
 
 def file_bytes(recipes: tuple[WeightRecipe, ...]) -> int:
     """Return the size of the file that these recipes make, padding included."""
-    return sum(_padded(recipe.nbytes) for recipe in recipes)
+    return sum(_file_bytes(recipe) for recipe in recipes)
+
+
+def _file_bytes(recipe: WeightRecipe) -> int:
+    return _padded(recipe.code_bytes) + _padded(recipe.scale_bytes)
 
 
 def _padded(size: int) -> int:
@@ -138,24 +203,70 @@ def write_weights(
     Raises:
         CheckpointError: A tensor cannot be read or holds values that are not finite in the stored type.
     """
-    digest = hashlib.sha256()
-    size = 0
+    errors: list[TensorError] = []
     with path.open("xb") as file:
+        output = _Output(file, advance)
         for recipe in recipes:
-            written = 0
-            for block in _blocks(checkpoint, recipe):
-                written += _append(file, digest, block.data.cast("B"))
-                advance(block.nbytes)
-            padding = _padded(written) - written
-            _append(file, digest, memoryview(bytes(padding)))
-            size += written + padding
-    return WrittenFile(path, size, digest.hexdigest())
+            if recipe.scheme is None:
+                output.write(_blocks(checkpoint, recipe))
+            else:
+                tally = _Tally()
+                output.write(_rounded_blocks(checkpoint, recipe, recipe.scheme, tally))
+                output.write(iter(tally.scales))
+                errors.append(TensorError(recipe.name, tally.relative_error))
+    return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(errors))
 
 
-def _append(file: BinaryIO, digest: Any, data: memoryview) -> int:
-    file.write(data)
-    digest.update(data)
-    return data.nbytes
+class _Output:
+    """A weight file being written: tensors at page boundaries, with size and digest of all."""
+
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
+        self._file, self._advance = file, advance
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def write(self, blocks: Iterator[NDArray[Any]]) -> None:
+        """Append a tensor."""
+        for block in blocks:
+            self._append(np.ascontiguousarray(block).data.cast("B"))
+            self._advance(block.nbytes)
+        self._append(memoryview(bytes(_padded(self.size) - self.size)))
+
+    def _append(self, data: memoryview) -> None:
+        self._file.write(data)
+        self.digest.update(data)
+        self.size += data.nbytes
+
+
+class _Tally:
+    """What is known of a rounded tensor when its last block is written."""
+
+    def __init__(self) -> None:
+        self.scales: list[NDArray[Any]] = []
+        self._error = self._weight = 0.0
+
+    def add(self, weights: NDArray[np.float32], restored: NDArray[np.float32], scales: NDArray[Any]) -> None:
+        """Take in a block of rows."""
+        self.scales.append(scales)
+        self._error += float(np.square(weights - restored, dtype=np.float64).sum())
+        self._weight += float(np.square(weights, dtype=np.float64).sum())
+
+    @property
+    def relative_error(self) -> float:
+        """Norm of the error relative to that of the weights."""
+        return math.sqrt(self._error / self._weight) if self._weight else 0.0
+
+
+def _rounded_blocks(
+    checkpoint: Checkpoint, recipe: WeightRecipe, scheme: Scheme, tally: _Tally
+) -> Iterator[NDArray[np.uint8]]:
+    for name in recipe.sources:
+        for block in checkpoint.read_blocks(name, _BLOCK_BYTES):
+            weights = block.float().numpy()
+            rounded = round_weights(weights, scheme, recipe.dtype)
+            if not np.isfinite(widened(rounded.scales)).all():
+                raise _not_finite(name, recipe.dtype, overflows=bool(np.isfinite(weights).all()))
+            tally.add(weights, restore_weights(rounded), rounded.scales)
+            yield pack_codes(rounded.codes, scheme)
 
 
 def _blocks(checkpoint: Checkpoint, recipe: WeightRecipe) -> Iterator[NDArray[Any]]:
@@ -175,14 +286,16 @@ def _stored(name: str, tensor: Any, dtype: DType) -> NDArray[Any]:
 
     stored = tensor.to(getattr(torch, dtype)).contiguous()
     if not bool(torch.isfinite(stored).all()):
-        detail = "overflows" if bool(torch.isfinite(tensor).all()) else "holds NaN or infinity"
-        raise CheckpointError(
-            f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint."
-        )
+        raise _not_finite(name, dtype, overflows=bool(torch.isfinite(tensor).all()))
     # Same bytes, in the type that carries them: numpy has no bfloat16.
     carried = stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored
     flat: NDArray[Any] = carried.reshape(-1).numpy()
     return flat
+
+
+def _not_finite(name: str, dtype: DType, *, overflows: bool) -> CheckpointError:
+    detail = "overflows" if overflows else "holds NaN or infinity"
+    return CheckpointError(f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint.")
 
 
 def _permuted(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:

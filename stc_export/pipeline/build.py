@@ -25,7 +25,6 @@ from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.files import new_directory
 from stc_export.spec.manifest import (
     MANIFEST_NAME,
-    PRECISION_DTYPES,
     SCHEMA,
     FileEntry,
     GraphEntry,
@@ -67,7 +66,7 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
     """
     prepared = _checked(request)
     out = prepared.plan.out
-    progress.note(f"bundle: {out} ({prepared.precision})")
+    progress.note(f"bundle: {out} ({prepared.precisions.text})")
     with _disk_errors(out), new_directory(out) as partial:
         check_output(out, overwrite=request.overwrite)  # new_directory may have brought it back
         manifest, stages = _write(prepared, request, partial, progress)
@@ -100,7 +99,7 @@ def _write(
         writer=f"stc-export {__version__}",
         target=prepared.target.name,
         flavour=prepared.form.flavour,
-        precision=prepared.precision,
+        precision=prepared.precisions.floats,
         model=ModelInfo(
             name=prepared.plan.model,
             family=prepared.family.name,
@@ -156,7 +155,7 @@ def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tupl
         for graph in prepared.split.graphs:
             files = trace(graph, stored, partial / graph.file)
             paths = tuple(f"{_GRAPHS}/{file}" for file in files)
-            entries.append(graph_entry(graph, graph.file, paths, prepared.precision))
+            entries.append(graph_entry(graph, graph.file, paths, prepared.precisions.of(graph.role)))
             advance(1)
     return tuple(entries)
 
@@ -167,7 +166,7 @@ def _tables(prepared: Prepared) -> tuple[TableEntry, ...]:
     for table in prepared.split.tables:
         place = places[table.stored]
         path = f"{_GRAPHS}/{place.file}"
-        rows.append(TableEntry(table.name, path, PRECISION_DTYPES[prepared.precision], place.shape, place.offset))
+        rows.append(TableEntry(table.name, path, prepared.precisions.dtype, place.shape, place.offset))
     return tuple(rows)
 
 

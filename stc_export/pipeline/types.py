@@ -20,7 +20,7 @@ class BuildRequest:
         model: Checkpoint directory, hub id, or ``demo``.
         target: Name of a target; ``None``: ``cpu``.
         out: Bundle to write; ``None``: ``<model name>.stc`` in the current directory.
-        precision: ``fp32``, ``fp16`` or ``bf16``, of all graphs; ``None``: the target's default.
+        precision: What ``--precision`` takes, e.g. ``fp16`` or ``fp16,llm=int4``; ``None``: the target's default.
         policy: Default policy of the bundle.
         overwrite: Replace an existing bundle once the new one is complete.
         flavour: ``base`` or ``modern``; ``None``: the target's.
@@ -96,7 +96,7 @@ class Fit:
 
     Attributes:
         target: Name of the target.
-        precision: Precision of weights, state and operations.
+        precision: Precision of state and operations, and of all weights that are not rounded to fewer bits.
         room_bytes: Memory that the system leaves; ``None`` if it depends on the machine.
         session_bytes: Memory of one session, an estimate.
         fits: Whether there is room; ``None`` if that is not known.
@@ -122,6 +122,7 @@ class PlannedGraph:
 
     role: str
     variant: str
+    precision: str
     weights_bytes: int
 
 
