@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_calib.schemes import Scheme
-from stc_engines.table import WeightForm
+from stc_calib.schemes import Scheme, WeightForm
 from stc_export.spec.manifest import DType
 from stc_runtime.dtypes import carrier, narrowed, widened
 

@@ -1,17 +1,21 @@
 """How the weights of linear layers are rounded to few bits, as data.
 
 A scheme is symmetric: a weight is a whole number times a scale, and 0 stays 0. Weights of one output that lie side by
-side share a scale. What a precision such as ``int4`` means depends on the form in which a backend takes such weights,
-which the data of a target say (:class:`stc_engines.table.Backend`), and on the role of the graph.
+side share a scale. What a precision such as ``int4`` means depends on the backend, which the data of a target name
+(:class:`stc_engines.table.Backend`), and on the role of the graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from stc_engines.table import WeightForm
+from stc_engines.table import BackendKind
 from stc_export.spec.manifest import QuantisedPrecision, Role
+
+#: Operator that reads the weights: one of ONNX Runtime, or ONNX's own before a product of floating point numbers.
+WeightForm = Literal["matmul_nbits", "dequantize"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ def _named(schemes: tuple[Scheme, ...]) -> Schemes:
     return {scheme.precision: scheme for scheme in schemes}
 
 
-#: Form of the weights -> role -> precision -> scheme. A role that is not there has no precision of this kind.
-SCHEMES: Mapping[WeightForm, Mapping[Role, Schemes]] = {
-    "matmul_nbits": {"llm": _named(_NBITS)},
-    "dequantize": {"llm": _named(_DEQUANTIZE)},
+_TENSORRT: Mapping[Role, Schemes] = {"llm": _named(_DEQUANTIZE)}
+#: Backend -> role -> precision -> scheme. A role that is not there has no precision of this kind.
+SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
+    "ort": {"llm": _named(_NBITS)},
+    "trt": _TENSORRT,
+    "trt-rtx": _TENSORRT,
 }

@@ -5,7 +5,6 @@ A target is data. Code reads its fields and never asks for its name, so that a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -17,13 +16,6 @@ from stc_export.spec.manifest import Flavour
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
 _IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
-WeightForm = Literal["matmul_nbits", "dequantize"]
-#: How a backend takes weights of few bits: an operator of ONNX Runtime, or ONNX's own before a product of floats.
-_WEIGHT_FORMS: Mapping[BackendKind, WeightForm] = {
-    "ort": "matmul_nbits",
-    "trt": "dequantize",
-    "trt-rtx": "dequantize",
-}
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
 Origin = Literal["document", "arithmetic", "memory", "estimate"]
@@ -47,11 +39,6 @@ class Backend:
     def in_place(self) -> bool:
         """Whether its graphs can write over the state that they read."""
         return self.kind in _IN_PLACE
-
-    @property
-    def weight_form(self) -> WeightForm:
-        """How its graphs hold weights of few bits."""
-        return _WEIGHT_FORMS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -127,8 +114,8 @@ class Target:
         title: One line for people.
         backend: What executes the graphs.
         precisions: Precisions that device and backend compute.
-        default_precision: Precision of each graph when none is asked for. What can be built today is one for all of
-            them, since what graphs hand each other has one type.
+        default_precision: Precision of each graph when none is asked for: one for all of them, since what graphs hand
+            each other has one type.
         evidence: What was really done with it.
         sources: Origin of each figure.
         stands_for: Generic name that means this target on a machine that is not of the group, e.g. ``jetson``.

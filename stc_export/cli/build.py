@@ -14,7 +14,7 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.seal import seal_text
 from stc_export.cli.targets import BOUND_NOTE
 from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
-from stc_export.pipeline.precisions import read_precisions
+from stc_export.pipeline.precisions import bundle_precisions, read_precisions
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
 from stc_export.spec.errors import UsageError, nearest
 from stc_export.spec.policy import METRIC_NAMES, Metric, Policy
@@ -30,7 +30,9 @@ def build(  # noqa: PLR0913 - one parameter per flag
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", metavar="NAME,ROLE=NAME", help="fp32, fp16, bf16; for weights also int8, int4, int4-128."
+            "--precision",
+            metavar="NAME,ROLE=NAME",
+            help="fp32, fp16, bf16, int8, int4, int4-128; the target's default if not given.",
         ),
     ] = None,
     flavour: Annotated[
@@ -134,10 +136,11 @@ def result_text(result: BuildResult) -> str:
     graphs = sum(f.size_bytes for f in manifest.files if f.path in {g.file for g in manifest.graphs})
     weights = sum(f.size_bytes for f in manifest.files if f.path in {w for g in manifest.graphs for w in g.weights})
     total = sum(f.size_bytes for f in manifest.files)
+    precisions = bundle_precisions(manifest).text
     parts.append(
         facts(
             [
-                ("bundle", f"{result.bundle} ({manifest.precision}, {len(manifest.graphs)} {manifest.flavour} graphs)"),
+                ("bundle", f"{result.bundle} ({precisions}, {len(manifest.graphs)} {manifest.flavour} graphs)"),
                 ("graphs", bytes_text(graphs)),
                 ("weights", bytes_text(weights)),
                 ("total", bytes_text(total)),

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from stc_calib.schemes import Scheme
-from stc_engines.table import WeightForm
+from stc_calib.schemes import Scheme, WeightForm
 from stc_export.exporter.weights import StoredTensor
 
 _RUNTIME_DOMAIN = "com.microsoft"

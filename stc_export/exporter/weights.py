@@ -125,12 +125,21 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A finished weight file with its digest, and what rounding to few bits cost."""
+    """A finished weight file.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its size.
+        sha256: Its digest.
+        errors: What rounding to few bits cost, tensor by tensor.
+        rounded_sha256: Digest of the original values of those tensors.
+    """
 
     path: Path
     size_bytes: int
     sha256: str
-    errors: tuple[TensorError, ...] = ()
+    errors: tuple[TensorError, ...]
+    rounded_sha256: str
 
 
 def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredTensor]:
@@ -203,18 +212,16 @@ def write_weights(
     Raises:
         CheckpointError: A tensor cannot be read or holds values that are not finite in the stored type.
     """
-    errors: list[TensorError] = []
+    rounder = _Rounder(checkpoint)
     with path.open("xb") as file:
         output = _Output(file, advance)
         for recipe in recipes:
             if recipe.scheme is None:
                 output.write(_blocks(checkpoint, recipe))
             else:
-                tally = _Tally()
-                output.write(_rounded_blocks(checkpoint, recipe, recipe.scheme, tally))
-                output.write(iter(tally.scales))
-                errors.append(TensorError(recipe.name, tally.relative_error))
-    return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(errors))
+                output.write(rounder.codes(recipe, recipe.scheme))
+                output.write(iter(rounder.scales))
+    return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(rounder.errors), rounder.digest.hexdigest())
 
 
 class _Output:
@@ -237,36 +244,46 @@ class _Output:
         self.size += data.nbytes
 
 
-class _Tally:
-    """What is known of a rounded tensor when its last block is written."""
+class _Rounder:
+    """Rounds the tensors of a file one after another, and notes what it did.
 
-    def __init__(self) -> None:
+    Attributes:
+        digest: Of the original values.
+        errors: What it cost each tensor that is complete.
+        scales: Scales of the tensor at hand, block after block.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.digest = hashlib.sha256()
+        self.errors: list[TensorError] = []
         self.scales: list[NDArray[Any]] = []
-        self._error = self._weight = 0.0
 
-    def add(self, weights: NDArray[np.float32], restored: NDArray[np.float32], scales: NDArray[Any]) -> None:
-        """Take in a block of rows."""
-        self.scales.append(scales)
-        self._error += float(np.square(weights - restored, dtype=np.float64).sum())
-        self._weight += float(np.square(weights, dtype=np.float64).sum())
-
-    @property
-    def relative_error(self) -> float:
-        """Norm of the error relative to that of the weights."""
-        return math.sqrt(self._error / self._weight) if self._weight else 0.0
-
-
-def _rounded_blocks(
-    checkpoint: Checkpoint, recipe: WeightRecipe, scheme: Scheme, tally: _Tally
-) -> Iterator[NDArray[np.uint8]]:
-    for name in recipe.sources:
-        for block in checkpoint.read_blocks(name, _BLOCK_BYTES):
-            weights = block.float().numpy()
+    def codes(self, recipe: WeightRecipe, scheme: Scheme) -> Iterator[NDArray[np.uint8]]:
+        """Yield the packed codes of a tensor in blocks of rows; its scales are known behind the last one."""
+        self.scales, lost, whole = [], 0.0, 0.0
+        for name, original, weights in self._rows(recipe):
+            self.digest.update(original)
             rounded = round_weights(weights, scheme, recipe.dtype)
             if not np.isfinite(widened(rounded.scales)).all():
                 raise _not_finite(name, recipe.dtype, overflows=bool(np.isfinite(weights).all()))
-            tally.add(weights, restore_weights(rounded), rounded.scales)
+            lost += _squares(weights - restore_weights(rounded))
+            whole += _squares(weights)
+            self.scales.append(rounded.scales)
             yield pack_codes(rounded.codes, scheme)
+        self.errors.append(TensorError(recipe.name, math.sqrt(lost / whole) if whole else 0.0))
+
+    def _rows(self, recipe: WeightRecipe) -> Iterator[tuple[str, memoryview, NDArray[np.float32]]]:
+        """Yield name, bytes and values of blocks of rows."""
+        import torch
+
+        for name in recipe.sources:
+            for block in self._checkpoint.read_blocks(name, _BLOCK_BYTES):
+                yield name, block.contiguous().view(torch.uint8).numpy().data, block.float().numpy()
+
+
+def _squares(values: NDArray[np.float32]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _blocks(checkpoint: Checkpoint, recipe: WeightRecipe) -> Iterator[NDArray[Any]]:

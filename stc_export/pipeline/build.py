@@ -15,10 +15,11 @@ from stc_export import __version__
 from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
-from stc_export.exporter.weights import write_weights
+from stc_export.exporter.weights import WrittenFile, write_weights
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared, check_output, output_path, prepare
+from stc_export.pipeline.rounding import write_record
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
@@ -88,11 +89,13 @@ def _write(
     # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
     write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
-    weights = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
+    written = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
+    weights = tuple(FileEntry(f"{_GRAPHS}/{file.path.name}", file.size_bytes, file.sha256) for file in written)
+    record = write_record(prepared.split.weights, written, partial)
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
     checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
     _refuse_failures(checked.parity)
-    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *checked.goldens)]
+    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *record, *checked.goldens)]
     files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
     manifest = Manifest(
         schema=SCHEMA,
@@ -138,14 +141,13 @@ def _timed(stages: list[StageTime], name: str, work: Callable[[], T]) -> T:
     return result
 
 
-def _write_weights(prepared: Prepared, partial: Path, progress: Progress) -> tuple[FileEntry, ...]:
-    entries = []
+def _write_weights(prepared: Prepared, partial: Path, progress: Progress) -> tuple[WrittenFile, ...]:
+    files = []
     total = sum(recipe.nbytes for recipes in prepared.split.weights.values() for recipe in recipes)
     with progress.stage("weights", total, "B") as advance:
         for file, recipes in prepared.split.weights.items():
-            written = write_weights(prepared.checkpoint, recipes, partial / _GRAPHS / file, advance)
-            entries.append(FileEntry(f"{_GRAPHS}/{file}", written.size_bytes, written.sha256))
-    return tuple(entries)
+            files.append(write_weights(prepared.checkpoint, recipes, partial / _GRAPHS / file, advance))
+    return tuple(files)
 
 
 def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tuple[GraphEntry, ...]:

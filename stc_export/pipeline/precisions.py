@@ -66,7 +66,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
     for role, name in wanted.items():
         _check_role(role, name, floats, target)
     schemes: dict[Role, Scheme] = {}
-    for known, named in SCHEMES[target.backend.weight_form].items():
+    for known, named in SCHEMES[target.backend.kind].items():
         name = wanted.get(known, general)
         if name in named:
             schemes[known] = named[name]
@@ -74,7 +74,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
 
 
 def bundle_precisions(manifest: Manifest) -> Precisions:
-    """Return the precisions of a bundle; forms in which it may hold its weights differ in the bytes of scales only."""
+    """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only."""
     schemes = {
         graph.role: named[graph.role][graph.precision]
         for named in SCHEMES.values()
@@ -130,7 +130,7 @@ def _check_role(role: str, name: str, floats: Precision, target: Target) -> None
             f"--precision asks for {role}={name} in an {floats} bundle: what graphs hand each other has one type.",
             f"Name {name} for all graphs, e.g. {name},llm=int4.",
         )
-    schemes = SCHEMES[target.backend.weight_form]
+    schemes = SCHEMES[target.backend.kind]
     known = (floats, *(one for other, named in schemes.items() if other == role for one in named))
     if name not in known:
         raise UnsupportedError(f"The {role} graphs of {target.name} cannot be {name}.", nearest(name, known))

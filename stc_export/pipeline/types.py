@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from stc_engines.lint.finding import Finding
+from stc_export.spec.calibration import RoundedFile
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.manifest import Manifest
 from stc_export.spec.policy import Metric, Policy
@@ -449,6 +450,7 @@ class InspectResult:
             a bundle broken.
         engines: Engines that were built from it, one row per device and compiler.
         ok: Nothing is missing or altered.
+        rounded: What rounding weights to few bits did, one row per weight file.
     """
 
     bundle: Path
@@ -460,3 +462,4 @@ class InspectResult:
     unlisted: tuple[str, ...]
     engines: tuple[SealedEngines, ...]
     ok: bool
+    rounded: tuple[RoundedFile, ...] = ()

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from stc_calib.rounding import Rounded, pack_codes, restore_weights, round_weights, unpack_codes
+from stc_calib.rounding import pack_codes, restore_weights, round_weights, unpack_codes
 from stc_calib.schemes import SCHEMES, Scheme
 from stc_runtime.dtypes import widened
 
 if TYPE_CHECKING:
     from stc_export.spec.manifest import DType
 
-ALL = [scheme for roles in SCHEMES.values() for named in roles.values() for scheme in named.values()]
-NBITS, DEQUANTIZE = (SCHEMES[form]["llm"]["int4"] for form in ("matmul_nbits", "dequantize"))
+ALL = [scheme for kind in ("ort", "trt") for scheme in SCHEMES[kind]["llm"].values()]
+NBITS, DEQUANTIZE = (SCHEMES[kind]["llm"]["int4"] for kind in ("ort", "trt"))
 HALF = Scheme("int4", "dequantize", 4, 2, 21)
 
 
@@ -108,8 +108,7 @@ def test_unsigned_codes_have_eight_added() -> None:
 
 def test_row_has_one_scale_where_there_are_no_blocks() -> None:
     rounded = round_weights(
-        np.array([[127.0, -1.0], [254.0, 2.0]], np.float32), SCHEMES["dequantize"]["llm"]["int8"], "float32"
+        np.array([[127.0, -1.0], [254.0, 2.0]], np.float32), SCHEMES["trt"]["llm"]["int8"], "float32"
     )
-    assert isinstance(rounded, Rounded)
     assert rounded.scales.tolist() == [[1.0], [2.0]]
     assert rounded.codes.tolist() == [[127, -1], [127, 1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from stc_engines.trt.timing import Untimed
 from stc_export.exporter.checkpoint import read_checkpoint
 from stc_export.exporter.graphs import DimRange, GraphDef
 from stc_export.exporter.trace import trace
-from stc_export.exporter.weights import WeightRecipe, layout, write_weights
+from stc_export.exporter.weights import WeightRecipe, file_bytes, layout, write_weights
 from stc_export.families.llava_onevision.blocks import Linear
+from stc_export.spec.errors import CheckpointError
 from stc_export.spec.interface import Interface
 from stc_export.spec.manifest import TensorSpec
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from stc_export.spec.manifest import DType, Flavour
 
 INPUTS, OUTPUTS, FILE = 256, 48, "w.weights"
-SCHEMES_OF = {form: list(named["llm"].values()) for form, named in SCHEMES.items()}
+SCHEMES_OF = {kind: list(SCHEMES[kind]["llm"].values()) for kind in ("ort", "trt")}
 ALL = [scheme for schemes in SCHEMES_OF.values() for scheme in schemes]
 #: Sums in another order; in half precision the result is rounded, and the kernel may round the weights it restores.
 TOLERANCES = {"float32": 2e-6, "float16": 2e-3}
@@ -118,7 +120,7 @@ def test_graph_holds_codes_and_no_floating_point_copy(tmp_path: Path, scheme: Sc
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("flavour", ["base", "modern"])
-@pytest.mark.parametrize("scheme", SCHEMES_OF["dequantize"], ids=lambda scheme: scheme.precision)
+@pytest.mark.parametrize("scheme", SCHEMES_OF["trt"], ids=lambda scheme: scheme.precision)
 def test_compiler_of_tensorrt_takes_it(tmp_path: Path, scheme: Scheme, flavour: Flavour, dtype: DType) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
     path = write(tmp_path, scheme, dtype, flavour)
@@ -129,10 +131,39 @@ def test_compiler_of_tensorrt_takes_it(tmp_path: Path, scheme: Scheme, flavour: 
 
 def test_part_of_a_rounded_weight_is_its_rows_and_their_scales(tmp_path: Path) -> None:
     """Rows 16 to 47 of [48, 256] with 8 scales each: 128 bytes of codes and 32 of scales a row."""
-    scheme = SCHEMES_OF["matmul_nbits"][0]
+    scheme = SCHEMES_OF["ort"][0]
     recipe = WeightRecipe("w", "float32", (48, 256), ("a",), scheme=scheme, parts={"part": (16, 32)})
     whole, part = layout(FILE, (recipe,))["w"], layout(FILE, (recipe,))["part"]
     assert (whole.length, whole.nbytes) == (48 * 128, 48 * 160)
     assert (part.offset, part.length, part.shape) == (16 * 128, 32 * 128, (32, 256))
     assert whole.scales is not None
     assert part.scales == replace(whole.scales, offset=8192 + 16 * 32, length=32 * 32, shape=(32, 8))
+
+
+def test_error_and_digest_are_those_of_the_original_values(tmp_path: Path) -> None:
+    """A weight that is all 7 is restored; one of 7 and 0.4 loses the 0.4: 0.4 / sqrt(7^2 + 0.4^2) of its norm."""
+    exact, lossy = torch.full((2, 32), 7.0), torch.zeros(2, 32)
+    lossy[1, :2] = torch.tensor([7.0, 0.4])
+    save_file({"a": exact, "b": lossy}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    scheme = SCHEMES_OF["ort"][0]
+    recipes = (
+        WeightRecipe("plain", "float32", (2, 32), ("a",)),
+        WeightRecipe("exact", "float32", (2, 32), ("a",), scheme=scheme),
+        WeightRecipe("lossy", "float32", (2, 32), ("b",), scheme=scheme),
+    )
+    checkpoint = read_checkpoint(tmp_path, lambda key: key)
+    written = write_weights(checkpoint, recipes, tmp_path / FILE, lambda _bytes: None)
+    errors = {error.name: error.relative_error for error in written.errors}
+    assert errors == {"exact": 0.0, "lossy": pytest.approx(0.4 / np.hypot(7, 0.4), rel=1e-6)}
+    assert written.rounded_sha256 == hashlib.sha256(exact.numpy().tobytes() + lossy.numpy().tobytes()).hexdigest()
+    assert written.size_bytes == file_bytes(recipes) == 5 * 4096
+
+
+@pytest.mark.parametrize(("value", "detail"), [(float("nan"), "holds NaN or infinity"), (1e6, "overflows")])
+def test_weight_without_a_finite_scale_is_refused(tmp_path: Path, value: float, detail: str) -> None:
+    save_file({"a": torch.full((2, 32), value)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    recipe = WeightRecipe("w", "float16", (2, 32), ("a",), scheme=SCHEMES_OF["ort"][0])
+    with pytest.raises(CheckpointError, match=f'"a" {detail} as float16'):
+        write_weights(read_checkpoint(tmp_path, lambda key: key), (recipe,), tmp_path / FILE, lambda _bytes: None)

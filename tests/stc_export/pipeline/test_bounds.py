@@ -76,17 +76,17 @@ def test_bytes_are_weights_and_state_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "precision", "layer"),
+    ("backend", "precision", "layer"),
     [
         # 576 weights of a layer; its 72 rows are 16 of q, k and v, 8 and 8 of the outputs, 32 of gate and up, and 8.
-        ("matmul_nbits", "int4", 576 // 2 + 576 // 32 * 2),
-        ("matmul_nbits", "int8", 576 + 576 // 32 * 2),
-        ("dequantize", "int8", 576 + 64 * 2),
+        ("ort", "int4", 576 // 2 + 576 // 32 * 2),
+        ("ort", "int8", 576 + 576 // 32 * 2),
+        ("trt", "int8", 576 + 64 * 2),
     ],
 )
-def test_weights_of_few_bits_count_codes_and_scales(form: Any, precision: str, layer: int) -> None:
+def test_weights_of_few_bits_count_codes_and_scales(backend: Any, precision: str, layer: int) -> None:
     """The other stages, the output matrix and the operations stay as they are."""
-    few = bounds(precisions=Precisions("fp16", {"llm": SCHEMES[form]["llm"][precision]}))
+    few = bounds(precisions=Precisions("fp16", {"llm": SCHEMES[backend]["llm"][precision]}))
     plain = bounds()
     for stage, bound in few.items():
         saved = 3 * (576 * 2 - layer) if stage in ("prefill", "decode") else 0

@@ -102,7 +102,7 @@ def test_refusals(target: str, asked: str, kind: type[StcError], problem: str, f
 
 
 def test_blocks_must_divide_the_layers() -> None:
-    schemes = SCHEMES["matmul_nbits"]["llm"]
+    schemes = SCHEMES["ort"]["llm"]
     check_blocks([WeightRecipe("w", "float32", (4, 64), ("a",), scheme=schemes["int4"])])
     with pytest.raises(UnsupportedError) as caught:
         check_blocks([WeightRecipe("w", "float32", (4, 64), ("a",), scheme=schemes["int4-128"])])
