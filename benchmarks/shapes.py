@@ -101,12 +101,12 @@ def cached_bundle(plan: Plan, progress: Progress) -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         checkpoint = Path(folder) / plan.name
         write_checkpoint(checkpoint, plan.dims, CheckpointOptions())
-        run_build(BuildRequest(str(checkpoint), out=out, policy=policy), progress)
+        run_build(BuildRequest(str(checkpoint), out=out, policy=policy, attention=True), progress)
     return out
 
 
 def _fingerprint(plan: Plan) -> str:
-    digest = hashlib.sha256(f"{plan.dims} {plan.keep}".encode())
+    digest = hashlib.sha256(f"{plan.dims} {plan.keep} attention".encode())
     root = Path(stc_export.__file__).parent
     for file in sorted(file for folder in _SOURCES for file in (root / folder).rglob("*.py")):
         digest.update(file.read_bytes())
