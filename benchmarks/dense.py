@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from original import PIXELS, llava_config
 
-from stc_export.exporter.graphs import DimRange, GraphDef, graph_entry
+from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, graph_entry
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import layout
 from stc_export.families.llava_onevision.attention import vision_steps
@@ -60,7 +60,7 @@ class DenseVit:
         graph = _graph(config)
         self.path = bundle / graph.file
         if not self.path.exists():
-            stored = {VISION: layout(VISION, weight_files(config, "float32", PIXELS)[VISION])}
+            stored = {VISION: layout(VISION, weight_files(config, GraphForm("base", "float32", 0), PIXELS)[VISION])}
             partial = bundle / "graphs" / "dense.partial"
             trace(graph, stored, partial)
             partial.rename(self.path)

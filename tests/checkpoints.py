@@ -60,6 +60,13 @@ def write_tiny(directory: Path) -> None:
     write_checkpoint(directory, tiny_dims(), CheckpointOptions(seed=1))
 
 
+def write_even(directory: Path) -> None:
+    """The tiny model with an LLM whose layers all have a multiple of 32 inputs."""
+    tiny = tiny_dims()
+    dims = replace(tiny, text=replace(tiny.text, width=64, mlp_width=128))
+    write_checkpoint(directory, dims, CheckpointOptions(seed=1))
+
+
 def write_untied(directory: Path) -> None:
     """An output matrix of its own, and the LLM sees the last layer but one."""
     write_checkpoint(directory, tiny_dims(), CheckpointOptions(seed=2, tied=False, feature_layer=-2))

@@ -115,6 +115,19 @@ def tiny_whole_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
 
 
 @pytest.fixture(scope="session")
+def even_checkpoint(checkpoint_root: Path) -> Path:
+    """See :func:`tests.checkpoints.write_even`: T = 25, M = 9, D = 64."""
+    return checkpoints.shared_directory(checkpoint_root, "even", checkpoints.write_even)
+
+
+@pytest.fixture(scope="session")
+def even_bundle_int4(tmp_path_factory: pytest.TempPathFactory, even_checkpoint: Path) -> Path:
+    """fp32 bundle of it with the LLM in int4."""
+    request = BuildRequest(str(even_checkpoint), precision="int4")
+    return built_once(tmp_path_factory, "even-int4", lambda out: replace(request, out=out))
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """fp16 bundle of the tiny checkpoint."""
     return built_once(

@@ -1,1 +1,1 @@
-"""Calibration data, quantisation and policy tuning; for now the sample data that parity checks feed."""
+"""Calibration data, quantisation and policy tuning; for now rounding of weights, and pictures for parity checks."""

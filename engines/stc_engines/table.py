@@ -124,8 +124,8 @@ class Target:
         title: One line for people.
         backend: What executes the graphs.
         precisions: Precisions that device and backend compute.
-        default_precision: Precision of each graph when none is asked for. What can be built today is one for all of
-            them, since what graphs hand each other has one type.
+        default_precision: Precision of each graph when none is asked for: one for all of them, since what graphs hand
+            each other has one type.
         evidence: What was really done with it.
         sources: Origin of each figure.
         stands_for: Generic name that means this target on a machine that is not of the group, e.g. ``jetson``.

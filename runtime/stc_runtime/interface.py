@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import astuple
+from typing import get_args
 
 from stc_export.spec.errors import BundleError, PolicyError, ResourceError
 from stc_export.spec.interface import (
@@ -18,7 +19,7 @@ from stc_export.spec.interface import (
     vit_interface,
     vit_selection,
 )
-from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, Manifest, Piece, TensorSpec
+from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, Manifest, Piece, QuantisedPrecision, TensorSpec
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import SELECTIONS
 
@@ -99,7 +100,7 @@ def _table_problem(manifest: Manifest) -> str | None:
 
 def _graph_problem(manifest: Manifest) -> str | None:
     for graph in manifest.graphs:
-        if graph.precision != manifest.precision:
+        if graph.precision not in (manifest.precision, *get_args(QuantisedPrecision)):
             return f'"{graph.file}" computes in {graph.precision}, what graphs hand each other is {manifest.precision}'
         expected = _expected(manifest, graph)
         for kind, given, ports in (

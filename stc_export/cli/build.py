@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,9 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.seal import seal_text
 from stc_export.cli.targets import BOUND_NOTE
 from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
+from stc_export.pipeline.precisions import bundle_precisions, read_precisions
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
-from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import Precision
+from stc_export.spec.errors import UsageError, nearest
 from stc_export.spec.policy import METRIC_NAMES, Metric, Policy
 
 EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
@@ -29,7 +29,11 @@ def build(  # noqa: PLR0913 - one parameter per flag
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Bundle to write: MODEL.stc here.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", metavar="fp32|fp16|bf16", help="The target's default if not given."),
+        typer.Option(
+            "--precision",
+            metavar="NAME,ROLE=NAME",
+            help="fp32, fp16, bf16, int8, int4, int4-128; the target's default if not given.",
+        ),
     ] = None,
     flavour: Annotated[
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
@@ -50,11 +54,12 @@ def build(  # noqa: PLR0913 - one parameter per flag
         progress = make_progress()
         found = find_target(target)
         progress.note(f"target: {found.name} ({found.title})")
+        read_precisions(precision, found)
         request = BuildRequest(
             model=model,
             target=found.name,
             out=out,
-            precision=_precision(precision),
+            precision=precision,
             policy=read_policy(policy) or Policy(),
             overwrite=overwrite,
             flavour=flavour,
@@ -68,13 +73,6 @@ def build(  # noqa: PLR0913 - one parameter per flag
     emit(result, plan_text(result) if isinstance(result, BuildPlan) else result_text(result), as_json=as_json)
 
 
-def _precision(name: str | None) -> str | None:
-    known = get_args(Precision)
-    if name is None or name in known:
-        return name
-    raise UnsupportedError(f'This version cannot build with precision "{name}".', nearest(name, known))
-
-
 def _metrics(text: str | None) -> tuple[Metric, ...]:
     names = [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
@@ -86,7 +84,7 @@ def _metrics(text: str | None) -> tuple[Metric, ...]:
 def plan_text(plan: BuildPlan) -> str:
     """Return a plan for people."""
     size = plan.size
-    graphs = [(g.role, g.variant, bytes_text(g.weights_bytes)) for g in plan.graphs]
+    graphs = [(g.role, g.variant, g.precision, bytes_text(g.weights_bytes)) for g in plan.graphs]
     resident = plan.resident_bytes
     process = [] if resident is None else [("its process", f"about {bytes_text(resident)} resident")]
     return "\n\n".join(
@@ -98,7 +96,7 @@ def plan_text(plan: BuildPlan) -> str:
                     ("bundle", str(plan.out)),
                 ]
             ),
-            table(("graph", "variant", "weights"), graphs, right=(2,)),
+            table(("graph", "variant", "precision", "weights"), graphs, right=(3,)),
             facts(
                 [
                     ("on disk", bytes_text(size.disk_bytes)),
@@ -141,10 +139,11 @@ def result_text(result: BuildResult) -> str:
     graphs = sum(f.size_bytes for f in manifest.files if f.path in {g.file for g in manifest.graphs})
     weights = sum(f.size_bytes for f in manifest.files if f.path in {w for g in manifest.graphs for w in g.weights})
     total = sum(f.size_bytes for f in manifest.files)
+    precisions = bundle_precisions(manifest).text
     parts.append(
         facts(
             [
-                ("bundle", f"{result.bundle} ({manifest.precision}, {len(manifest.graphs)} {manifest.flavour} graphs)"),
+                ("bundle", f"{result.bundle} ({precisions}, {len(manifest.graphs)} {manifest.flavour} graphs)"),
                 ("graphs", bytes_text(graphs)),
                 ("weights", bytes_text(weights)),
                 ("total", bytes_text(total)),

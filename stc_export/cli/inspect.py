@@ -9,6 +9,7 @@ from stc_export.cli.options import BundleArgument, JsonFlag
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import bytes_text, facts, one_line, table
+from stc_export.pipeline.precisions import bundle_precisions
 from stc_export.pipeline.types import InspectResult
 from stc_export.spec.manifest import TensorSpec
 
@@ -28,7 +29,14 @@ def inspect(bundle: BundleArgument, *, as_json: JsonFlag = False) -> None:
 
 def result_text(result: InspectResult) -> str:
     """Return a bundle for people: model, graphs with interfaces, shared weights, and what is wrong with its files."""
-    parts = [_facts(result), _graphs(result), _weights(result), _engines(result), _files(result)]
+    parts = [
+        _facts(result),
+        _graphs(result),
+        _weights(result),
+        _rounded(result),
+        _engines(result),
+        _files(result),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -40,7 +48,7 @@ def _facts(result: InspectResult) -> str:
         [
             ("bundle", f"{result.bundle} ({manifest.schema}, written by {one_line(manifest.writer)})"),
             ("model", f"{one_line(model.name)} ({model.family}, {model.parameters:,} parameters{trained})"),
-            ("target", f"{one_line(manifest.target)}, {manifest.precision}, {manifest.flavour} graphs"),
+            ("target", f"{one_line(manifest.target)}, {bundle_precisions(manifest).text}, {manifest.flavour} graphs"),
             ("vision", f"{vision.layers} layers, T = {vision.tokens}, C = {vision.width}, M = {vision.visual_tokens}"),
             ("text", f"{text.layers} layers, D = {text.width}, vocabulary {text.vocab:,}, context {text.context:,}"),
             ("pruners", ", ".join(one_line(pruner.method) for pruner in manifest.pruners) or "none"),
@@ -53,7 +61,8 @@ def _graphs(result: InspectResult) -> str:
     sizes = {entry.path: entry.size_bytes for entry in result.manifest.files}
     lines = []
     for graph in result.manifest.graphs:
-        lines.append(f"{graph.role}/{one_line(graph.variant)}  {graph.file}  {bytes_text(sizes[graph.file])}")
+        few = "" if graph.precision == result.manifest.precision else f"  {graph.precision}"
+        lines.append(f"{graph.role}/{one_line(graph.variant)}  {graph.file}  {bytes_text(sizes[graph.file])}{few}")
         lines += [f"  in   {port}" for port in ports_text(graph.inputs)]
         lines += [f"  out  {port}" for port in ports_text(graph.outputs)]
     return "\n".join(lines)
@@ -84,6 +93,21 @@ def _span(numbers: Sequence[str]) -> str:
 def _weights(result: InspectResult) -> str:
     rows = [(row.path, bytes_text(row.size_bytes), one_line(", ".join(row.graphs))) for row in result.weights]
     return table(("weights", "size", "used by"), rows, right=(1,)) if rows else ""
+
+
+def _rounded(result: InspectResult) -> str:
+    """Return what rounding cost: error relative to the original, mean over the weights and the worst of them."""
+    rows = [
+        (
+            one_line(row.file),
+            one_line(row.precision),
+            str(row.block or "row"),
+            f"{row.mean_error:.2%}",
+            f"{row.worst.relative_error:.2%} {one_line(row.worst.name)}",
+        )
+        for row in result.rounded
+    ]
+    return table(("rounded", "precision", "block", "mean error", "worst"), rows, right=(3,)) if rows else ""
 
 
 def _engines(result: InspectResult) -> str:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from stc_calib.schemes import Scheme
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.spec.interface import Interface
-from stc_export.spec.manifest import DType, Flavour, GraphEntry, Precision, PrunerEntry, Role, TensorSpec
+from stc_export.spec.manifest import (
+    DType,
+    Flavour,
+    GraphEntry,
+    Precision,
+    PrunerEntry,
+    QuantisedPrecision,
+    Role,
+    TensorSpec,
+)
 from stc_export.spec.policy import Metric
 
 
@@ -22,6 +32,7 @@ class GraphForm:
         slots: Slots of the KV memory, for graphs of which their number is a part.
         metrics: Metrics that there are graphs for; ``cosine`` is one of them.
         attention: Whether ``vit`` gives the attention that tokens received, and there are the methods that use it.
+        schemes: How weights of linear layers are rounded, for the roles whose weights are.
     """
 
     flavour: Flavour
@@ -29,6 +40,7 @@ class GraphForm:
     slots: int
     metrics: tuple[Metric, ...] = ("cosine",)
     attention: bool = False
+    schemes: Mapping[Role, Scheme] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,9 @@ class GraphDef:
         return f"graphs/{stem}.onnx"
 
 
-def graph_entry(graph: GraphDef, file: str, weights: tuple[str, ...], precision: Precision) -> GraphEntry:
+def graph_entry(
+    graph: GraphDef, file: str, weights: tuple[str, ...], precision: Precision | QuantisedPrecision
+) -> GraphEntry:
     """Return what a manifest says of a graph that was traced to ``file`` and refers to ``weights``."""
     return GraphEntry(graph.role, graph.variant, file, weights, graph.inputs, graph.outputs, precision)
 

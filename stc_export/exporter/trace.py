@@ -1,8 +1,9 @@
 """Trace a module without its weights and write an ONNX file that refers to the bundle's weight files.
 
-The module lives on the meta device, so tracing a 7B decoder needs memory for the graph only. Nothing of
-``com.microsoft`` is written. Flavour ``base`` is opset 18, so that TensorRT 10.3 and every ONNX Runtime can read it;
-``modern`` is opset 24, which has operators for attention and for a cache that is written in place.
+The module lives on the meta device, so tracing a 7B decoder needs memory for the graph only. Flavour ``base`` is opset
+18, so that TensorRT 10.3 and every ONNX Runtime can read it; ``modern`` is opset 24, which has operators for attention
+and for a cache that is written in place. Nothing of ``com.microsoft`` is written, unless weights are rounded for ONNX
+Runtime (:mod:`stc_export.exporter.quantised`), and int4 brings its own opset.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from onnxscript import opset18
 
 from stc_export.exporter.graphs import GraphDef
 from stc_export.exporter.operators import TRANSLATIONS
+from stc_export.exporter.quantised import write_rounded
 from stc_export.exporter.weights import StoredTensor
 from stc_export.spec.manifest import Flavour, TensorSpec
 
@@ -164,7 +166,7 @@ def _refuse_without_data(node: ir.Node) -> bool | None:
 
 def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tuple[str, ...]:
     files: set[str] = set()
-    for name, value in model.graph.initializers.items():
+    for name, value in list(model.graph.initializers.items()):
         place = stored.get(name)
         if place is None:
             if _is_weight(value):
@@ -173,10 +175,13 @@ def _attach_weights(model: ir.Model, stored: Mapping[str, StoredTensor]) -> tupl
         shape = tuple(value.shape.numpy()) if value.shape is not None else ()
         if int(torch.Size(shape).numel()) != int(torch.Size(place.shape).numel()):
             raise TraceError(f"{name} is {shape} in the graph and {place.shape} in the weight file")
+        files.add(place.file)
+        if place.scheme is not None:
+            write_rounded(model, value, place)
+            continue
         value.const_value = ir.ExternalTensor(
             place.file, place.offset, place.length, _IR_DTYPES[place.dtype], shape=ir.Shape(shape), name=name
         )
-        files.add(place.file)
     return tuple(sorted(files))
 
 

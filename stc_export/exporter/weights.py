@@ -4,6 +4,9 @@ A :class:`WeightRecipe` says how a tensor of a graph is made from tensors of the
 the result: ONNX external data with page-aligned tensors, so that runtimes can map it. Linear weights keep the
 checkpoint's [out, in] layout (the graphs use ``Gemm`` with ``transB``), therefore fusing q, k and v means writing their
 rows one after the other, and a graph that needs only a part refers to the same bytes with another offset and length.
+
+A recipe with a scheme stores rounded weights: their codes, and behind them the scales. Rows are rounded one by one, so
+that blocks, concatenation and parts are the same as for all others.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_calib.rounding import pack_codes, restore_weights, round_weights
+from stc_calib.schemes import Scheme
 from stc_export import __version__
 from stc_export.exporter import journal
+from stc_export.spec.calibration import TensorError
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import DTYPE_BYTES, DType
-from stc_runtime.dtypes import carrier, narrowed
+from stc_runtime.dtypes import carrier, narrowed, widened
 
 if TYPE_CHECKING:
     from stc_export.exporter.checkpoint import Checkpoint
@@ -39,12 +45,13 @@ class WeightRecipe:
 
     Attributes:
         name: Name in the weight file; graphs refer to it.
-        dtype: Stored type.
+        dtype: Stored type; with a scheme that of the scales.
         shape: Stored shape; dimension 0 is the concatenation of the sources.
         sources: Canonical names of checkpoint tensors, concatenated along dimension 0.
         values: Values that do not come from the checkpoint (position-free constants); then ``sources`` is empty.
         permute: Order of the axes applied to a single source before it is stored, e.g. OIHW to OHWI.
         parts: Names for row ranges of this tensor: name -> (first row, rows).
+        scheme: How it is rounded to few bits; then it is [out, in] and not permuted.
     """
 
     name: str
@@ -54,31 +61,87 @@ class WeightRecipe:
     values: NDArray[np.float32] | None = None
     permute: tuple[int, ...] = ()
     parts: Mapping[str, tuple[int, int]] | None = None
+    scheme: Scheme | None = None
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of the weights without padding."""
+        if self.scheme is not None:
+            return self.scheme.code_bytes(*self.shape)
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def scales_shape(self) -> tuple[int, ...]:
+        """Shape of the scales [out, blocks]; nothing without a scheme."""
+        return () if self.scheme is None else (self.shape[0], self.scheme.blocks(self.shape[1]))
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the scales without padding."""
+        return math.prod(self.scales_shape) * DTYPE_BYTES[self.dtype] if self.scales_shape else 0
 
     @property
     def nbytes(self) -> int:
         """Stored bytes without padding."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return self.code_bytes + self.scale_bytes
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a weight file."""
+    """Where a tensor lies in a weight file.
+
+    Attributes:
+        file: Name of the file.
+        dtype: Type of its numbers; of rounded weights that of the scales.
+        shape: Its shape.
+        offset: First byte.
+        length: Bytes, without those of scales.
+        scheme: How it was rounded to few bits.
+        scales: Where the scales [out, blocks] of rounded weights lie.
+    """
 
     file: str
     dtype: DType
     shape: tuple[int, ...]
     offset: int
     length: int
+    scheme: Scheme | None = None
+    scales: StoredTensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes, those of scales too."""
+        return self.length + (self.scales.length if self.scales else 0)
+
+    def rows(self, first: int, count: int) -> StoredTensor:
+        """Return where a range of rows lies."""
+        width = self.length // self.shape[0]
+        return replace(
+            self,
+            shape=(count, *self.shape[1:]),
+            offset=self.offset + first * width,
+            length=count * width,
+            scales=self.scales.rows(first, count) if self.scales else None,
+        )
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A finished weight file with its digest."""
+    """A finished weight file.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its size.
+        sha256: Its digest.
+        errors: What rounding to few bits cost, tensor by tensor.
+        rounded_sha256: Digest of the original values of those tensors.
+    """
 
     path: Path
     size_bytes: int
     sha256: str
+    errors: tuple[TensorError, ...]
+    rounded_sha256: str
 
 
 def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredTensor]:
@@ -86,18 +149,29 @@ def layout(file: str, recipes: tuple[WeightRecipe, ...]) -> Mapping[str, StoredT
     placed: dict[str, StoredTensor] = {}
     offset = 0
     for recipe in recipes:
-        placed[recipe.name] = StoredTensor(file, recipe.dtype, recipe.shape, offset, recipe.nbytes)
-        row = recipe.nbytes // recipe.shape[0]
-        for part, (first, rows) in (recipe.parts or {}).items():
-            shape = (rows, *recipe.shape[1:])
-            placed[part] = StoredTensor(file, recipe.dtype, shape, offset + first * row, rows * row)
-        offset += _padded(recipe.nbytes)
+        whole = _place(file, recipe, offset)
+        placed[recipe.name] = whole
+        placed |= {part: whole.rows(first, rows) for part, (first, rows) in (recipe.parts or {}).items()}
+        offset += _file_bytes(recipe)
     return placed
+
+
+def _place(file: str, recipe: WeightRecipe, offset: int) -> StoredTensor:
+    whole = StoredTensor(file, recipe.dtype, recipe.shape, offset, recipe.code_bytes)
+    if recipe.scheme is None:
+        return whole
+    behind = offset + _padded(recipe.code_bytes)
+    scales = StoredTensor(file, recipe.dtype, recipe.scales_shape, behind, recipe.scale_bytes)
+    return replace(whole, scheme=recipe.scheme, scales=scales)
 
 
 def file_bytes(recipes: tuple[WeightRecipe, ...]) -> int:
     """Return the size of the file that these recipes make, padding included."""
-    return sum(_padded(recipe.nbytes) for recipe in recipes)
+    return sum(_file_bytes(recipe) for recipe in recipes)
+
+
+def _file_bytes(recipe: WeightRecipe) -> int:
+    return _padded(recipe.code_bytes) + _padded(recipe.scale_bytes)
 
 
 def _padded(size: int) -> int:
@@ -144,26 +218,105 @@ def write_weights(
         CheckpointError: A tensor cannot be read or holds values that are not finite in the stored type.
         FileExistsError: There is a file without a journal.
     """
+    if any(recipe.scheme is not None for recipe in recipes):
+        return _write_rounded(checkpoint, recipes, path, advance)
     kept = journal.resume(path, _made_from(checkpoint, recipes))
-    digest, size = kept.digest, 0
+    end = 0
     with path.open("ab") as file:
+        output = _Output(file, kept, advance)
         for recipe in recipes:
-            size += _padded(recipe.nbytes)
-            if size <= kept.size_bytes:
+            end += _file_bytes(recipe)
+            if end <= kept.size_bytes:
                 advance(recipe.nbytes)
                 continue
-            for block in _blocks(checkpoint, recipe):
-                _append(file, digest, block.data.cast("B"))
-                advance(block.nbytes)
-            _append(file, digest, memoryview(bytes(_padded(recipe.nbytes) - recipe.nbytes)))
+            output.write(_blocks(checkpoint, recipe))
             file.flush()
-            journal.mark(path, size, digest)
-    return WrittenFile(path, size, digest.hexdigest())
+            journal.mark(path, output.size, output.digest)
+    return WrittenFile(path, output.size, output.digest.hexdigest(), (), hashlib.sha256().hexdigest())
 
 
-def _append(file: BinaryIO, digest: Any, data: memoryview) -> None:
-    file.write(data)
-    digest.update(data)
+def _write_rounded(
+    checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...], path: Path, advance: Callable[[int], None]
+) -> WrittenFile:
+    """Write a file with rounded weights. It has no journal: what rounding cost is known to who did it alone."""
+    rounder = _Rounder(checkpoint)
+    with path.open("xb") as file:
+        output = _Output(file, journal.Kept(0, hashlib.sha256()), advance)
+        for recipe in recipes:
+            if recipe.scheme is None:
+                output.write(_blocks(checkpoint, recipe))
+            else:
+                output.write(rounder.codes(recipe, recipe.scheme))
+                output.write(iter(rounder.scales))
+    return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(rounder.errors), rounder.digest.hexdigest())
+
+
+class _Output:
+    """A weight file being written: tensors at page boundaries, with size and digest of all.
+
+    Args:
+        file: Where to append.
+        kept: What the file has already.
+        advance: Called with the bytes written since the last call.
+    """
+
+    def __init__(self, file: BinaryIO, kept: journal.Kept, advance: Callable[[int], None]) -> None:
+        self._file, self._advance = file, advance
+        self.digest, self.size = kept.digest, kept.size_bytes
+
+    def write(self, blocks: Iterator[NDArray[Any]]) -> None:
+        """Append a tensor."""
+        for block in blocks:
+            self._append(np.ascontiguousarray(block).data.cast("B"))
+            self._advance(block.nbytes)
+        self._append(memoryview(bytes(_padded(self.size) - self.size)))
+
+    def _append(self, data: memoryview) -> None:
+        self._file.write(data)
+        self.digest.update(data)
+        self.size += data.nbytes
+
+
+class _Rounder:
+    """Rounds the tensors of a file one after another, and notes what it did.
+
+    Attributes:
+        digest: Of the original values.
+        errors: What it cost each tensor that is complete.
+        scales: Scales of the tensor at hand, block after block.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.digest = hashlib.sha256()
+        self.errors: list[TensorError] = []
+        self.scales: list[NDArray[Any]] = []
+
+    def codes(self, recipe: WeightRecipe, scheme: Scheme) -> Iterator[NDArray[np.uint8]]:
+        """Yield the packed codes of a tensor in blocks of rows; its scales are known behind the last one."""
+        self.scales, lost, whole = [], 0.0, 0.0
+        for name, original, weights in self._rows(recipe):
+            self.digest.update(original)
+            rounded = round_weights(weights, scheme, recipe.dtype)
+            if not np.isfinite(widened(rounded.scales)).all():
+                raise _not_finite(name, recipe.dtype, overflows=bool(np.isfinite(weights).all()))
+            lost += _squares(weights - restore_weights(rounded))
+            whole += _squares(weights)
+            self.scales.append(rounded.scales)
+            yield pack_codes(rounded.codes, scheme)
+        self.errors.append(TensorError(recipe.name, math.sqrt(lost / whole) if whole else 0.0))
+
+    def _rows(self, recipe: WeightRecipe) -> Iterator[tuple[str, memoryview, NDArray[np.float32]]]:
+        """Yield name, bytes and values of blocks of rows."""
+        import torch
+
+        for name in recipe.sources:
+            for block in self._checkpoint.read_blocks(name, _BLOCK_BYTES):
+                yield name, block.contiguous().view(torch.uint8).numpy().data, block.float().numpy()
+
+
+def _squares(values: NDArray[np.float32]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _made_from(checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...]) -> str:
@@ -206,10 +359,7 @@ def _stored(name: str, tensor: Any, dtype: DType) -> NDArray[Any]:
     carried = stored.view(torch.uint16) if stored.dtype == torch.bfloat16 else stored
     flat: NDArray[Any] = carried.reshape(-1).numpy()
     if not _all_finite(flat, dtype):
-        detail = "overflows" if bool(torch.isfinite(tensor).all()) else "holds NaN or infinity"
-        raise CheckpointError(
-            f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint."
-        )
+        raise _not_finite(name, dtype, overflows=bool(torch.isfinite(tensor).all()))
     return flat
 
 
@@ -222,6 +372,11 @@ def _all_finite(values: NDArray[Any], dtype: DType) -> bool:
     if mask is None:
         return bool(np.isfinite(values).all())
     return not bool(((values.view(np.uint16) & np.uint16(mask)) == mask).any())
+
+
+def _not_finite(name: str, dtype: DType, *, overflows: bool) -> CheckpointError:
+    detail = "overflows" if overflows else "holds NaN or infinity"
+    return CheckpointError(f'"{name}" {detail} as {dtype}.', "Build with --precision fp32, or repair the checkpoint.")
 
 
 def _permuted(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:

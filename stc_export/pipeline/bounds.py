@@ -11,33 +11,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stc_export.pipeline.operations import gate_macs, llm_macs, llm_weights, projector_macs, vit_macs, vit_weights
+from stc_export.pipeline.operations import (
+    gate_macs,
+    llm_layer_outputs,
+    llm_layer_weights,
+    llm_macs,
+    projector_macs,
+    vit_macs,
+    vit_weights,
+)
 from stc_export.pipeline.types import StageBound
 from stc_export.spec.interface import VIT_STATE
-from stc_export.spec.manifest import DTYPE_BYTES, DType
+from stc_export.spec.manifest import DTYPE_BYTES
 from stc_export.spec.memory import BUDGET_COSTS, kept_tokens, kv_budget
 from stc_runtime.footprint import kv_bytes
 
 if TYPE_CHECKING:
     from stc_engines.table import Target
-    from stc_export.spec.dims import ModelDims
+    from stc_export.pipeline.precisions import Precisions
+    from stc_export.spec.dims import ModelDims, TextDims
     from stc_export.spec.manifest import Precision
     from stc_export.spec.policy import Policy
 
 
-def stage_bounds(
-    dims: ModelDims, policy: Policy, dtype: DType, target: Target, precision: Precision
-) -> tuple[StageBound, ...]:
+def stage_bounds(dims: ModelDims, policy: Policy, precisions: Precisions, target: Target) -> tuple[StageBound, ...]:
     """Return the bounds of each stage: ``prefill`` of one frame, ``decode`` of one token, with the memory full.
 
     Args:
         dims: Sizes of the model.
         policy: Says R, K and how much the LLM remembers. K is that of ``pruner.keep``: with a budget that follows the
             content it is an assumption, and with ``dtd``, which does not read the key, a guess.
-        dtype: Type of weights and state.
+        precisions: Of weights and state. Weights of few bits are multiplied as floating point numbers.
         target: The device.
-        precision: Which of the device's peaks counts.
     """
+    dtype = precisions.dtype
     vision, text = dims.vision, dims.text
     size, tokens = DTYPE_BYTES[dtype], vision.tokens
     frame, selection = tokens * vision.width, policy.cacher.selection
@@ -50,7 +57,7 @@ def stage_bounds(
     patches = 3 * vision.patch_size**2 * vision.width
     projector = vision.width * text.width + text.width**2
     encoder = vit_weights(vision) + 2 * frame
-    memory = llm_weights(text) * size + kv_bytes(dims, past, dtype)
+    memory = _llm_bytes(text, precisions) + kv_bytes(dims, past, dtype)
     token = text.width * size + kv_bytes(dims, 1, dtype)
     work = (
         ("gate", gate_macs(vision), 3 * vision.image_size**2 + (patches + 2 * frame) * size),
@@ -64,7 +71,17 @@ def stage_bounds(
         ("prefill", llm_macs(text, kept, past), memory + kept * token),
         ("decode", llm_macs(text, 1, past), memory + token),
     )
-    return tuple(_bound(stage, macs, moved, target, precision) for stage, macs, moved in work)
+    return tuple(_bound(stage, macs, moved, target, precisions.floats) for stage, macs, moved in work)
+
+
+def _llm_bytes(text: TextDims, precisions: Precisions) -> int:
+    """Weights of the layers, rounded or not, and the output matrix."""
+    size, layers = DTYPE_BYTES[precisions.dtype], llm_layer_weights(text) * text.layers
+    head, scheme = text.width * text.vocab * size, precisions.schemes.get("llm")
+    if scheme is None:
+        return layers * size + head
+    scales = llm_layer_outputs(text) * text.layers if scheme.block is None else layers // scheme.block
+    return layers * scheme.bits // 8 + scales * size + head
 
 
 def _bound(stage: str, macs: int, moved: int, target: Target, precision: Precision) -> StageBound:

@@ -16,17 +16,17 @@ from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.journal import file_of, journals
 from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
-from stc_export.exporter.weights import write_weights
+from stc_export.exporter.weights import WrittenFile, write_weights
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared, check_output, output_path, prepare
+from stc_export.pipeline.rounding import write_record
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.files import new_directory
 from stc_export.spec.manifest import (
     MANIFEST_NAME,
-    PRECISION_DTYPES,
     SCHEMA,
     FileEntry,
     GraphEntry,
@@ -69,7 +69,7 @@ def run_build(request: BuildRequest, progress: Progress) -> BuildResult:
     """
     prepared = _checked(request)
     out = prepared.plan.out
-    progress.note(f"bundle: {out} ({prepared.precision})")
+    progress.note(f"bundle: {out} ({prepared.precisions.text})")
     with _disk_errors(out), new_directory(out, _keep_weights) as partial:
         check_output(out, overwrite=request.overwrite)  # new_directory may have brought it back
         if journals(partial / _GRAPHS):
@@ -103,18 +103,20 @@ def _write(
     # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
     write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
-    weights = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
+    written = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
+    weights = tuple(FileEntry(f"{_GRAPHS}/{file.path.name}", file.size_bytes, file.sha256) for file in written)
+    record = write_record(prepared.split.weights, written, partial)
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
     checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
     _refuse_failures(checked.parity)
-    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *checked.goldens)]
+    small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *record, *checked.goldens)]
     files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
     manifest = Manifest(
         schema=SCHEMA,
         writer=f"stc-export {__version__}",
         target=prepared.target.name,
         flavour=prepared.form.flavour,
-        precision=prepared.precision,
+        precision=prepared.precisions.floats,
         model=ModelInfo(
             name=prepared.plan.model,
             family=prepared.family.name,
@@ -155,14 +157,13 @@ def _timed(stages: list[StageTime], name: str, work: Callable[[], T]) -> T:
     return result
 
 
-def _write_weights(prepared: Prepared, partial: Path, progress: Progress) -> tuple[FileEntry, ...]:
-    entries = []
+def _write_weights(prepared: Prepared, partial: Path, progress: Progress) -> tuple[WrittenFile, ...]:
+    files = []
     total = sum(recipe.nbytes for recipes in prepared.split.weights.values() for recipe in recipes)
     with progress.stage("weights", total, "B") as advance:
         for file, recipes in prepared.split.weights.items():
-            written = write_weights(prepared.checkpoint, recipes, partial / _GRAPHS / file, advance)
-            entries.append(FileEntry(f"{_GRAPHS}/{file}", written.size_bytes, written.sha256))
-    return tuple(entries)
+            files.append(write_weights(prepared.checkpoint, recipes, partial / _GRAPHS / file, advance))
+    return tuple(files)
 
 
 def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tuple[GraphEntry, ...]:
@@ -172,7 +173,7 @@ def _write_graphs(prepared: Prepared, partial: Path, progress: Progress) -> tupl
         for graph in prepared.split.graphs:
             files = trace(graph, stored, partial / graph.file)
             paths = tuple(f"{_GRAPHS}/{file}" for file in files)
-            entries.append(graph_entry(graph, graph.file, paths, prepared.precision))
+            entries.append(graph_entry(graph, graph.file, paths, prepared.precisions.of(graph.role)))
             advance(1)
     return tuple(entries)
 
@@ -183,7 +184,7 @@ def _tables(prepared: Prepared) -> tuple[TableEntry, ...]:
     for table in prepared.split.tables:
         place = places[table.stored]
         path = f"{_GRAPHS}/{place.file}"
-        rows.append(TableEntry(table.name, path, PRECISION_DTYPES[prepared.precision], place.shape, place.offset))
+        rows.append(TableEntry(table.name, path, prepared.precisions.dtype, place.shape, place.offset))
     return tuple(rows)
 
 

@@ -6,15 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_calib.rounding import Rounded, restore_weights, unpack_codes
 from stc_export.exporter.goldens import GoldenRecorder
 from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.parity import Arrays, compare
+from stc_export.exporter.rounded import rounded_checkpoint
 from stc_export.exporter.stand_in import FORM, needs_stand_in, write_stand_in
 from stc_export.exporter.trace import trace
+from stc_export.exporter.weights import StoredTensor
 from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared
@@ -52,12 +56,13 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
     sample = layer_sample(dims, SAMPLE_ABOVE_BYTES)
     stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
     model = prepared.model.sampled(sample)
+    recipes = [recipe for rows in prepared.split.weights.values() for recipe in rows]
     with _sampled_graphs(prepared, model, stored, graphs, root) as chosen, _stand_ins(chosen, root) as runnable:
         runner = _Runner(root, runnable)
         form = f", {FORM}" if runnable != chosen else ""
-        recorder = GoldenRecorder(prepared.precision, f"{runner.backend.title}{form}")
+        recorder = GoldenRecorder(prepared.precisions.floats, f"{runner.backend.title}{form}")
         inputs = ParityInputs(
-            checkpoint=prepared.checkpoint,
+            checkpoint=rounded_checkpoint(prepared.checkpoint, recipes),
             sample=sample,
             preprocessing=prepared.preprocessing,
             form=prepared.form,
@@ -70,7 +75,7 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
             for case in model.parity_cases(inputs):
                 found = runner.run(case.graph, case.feeds)
                 layers = run_layers(case.graph, sample, dims)
-                reports.append(compare(case, found, prepared.precision, f"{layers.text}{form}"))
+                reports.append(compare(case, found, prepared.precisions.floats, f"{layers.text}{form}"))
                 if layers.all:
                     recorder.add(case, found)
                 else:
@@ -132,7 +137,7 @@ def _sampled_graphs(
     try:
         for graph in model.split(prepared.form, prepared.preprocessing).graphs:
             path = graph.file.replace("graphs/", "graphs/parity-sample.")
-            entries[graph.file] = graph_entry(graph, path, (), prepared.precision)
+            entries[graph.file] = graph_entry(graph, path, (), prepared.precisions.of(graph.role))
             trace(graph, stored, root / path)
         yield entries
     finally:
@@ -176,6 +181,12 @@ class _Runner:
 def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> NDArray[np.float32]:
     """Read one stored tensor as float32."""
     place = stored[file][name]
-    kind = carrier(place.dtype)
-    data = np.memmap(directory / place.file, dtype=kind, mode="r", offset=place.offset, shape=place.shape)
-    return np.array(widened(data), dtype=np.float32)
+    if place.scheme is None or place.scales is None:
+        return np.array(widened(_mapped(directory, place, carrier(place.dtype), place.shape)), dtype=np.float32)
+    packed = _mapped(directory, place, np.dtype(np.uint8), (place.shape[0], place.length // place.shape[0]))
+    scales = _mapped(directory, place.scales, carrier(place.dtype), place.scales.shape)
+    return restore_weights(Rounded(unpack_codes(packed, place.scheme), scales))
+
+
+def _mapped(directory: Path, place: StoredTensor, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.memmap(directory / place.file, dtype=kind, mode="r", offset=place.offset, shape=shape)

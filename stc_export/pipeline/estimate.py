@@ -10,6 +10,7 @@ from stc_export.exporter.graphs import GraphDef, SplitModel
 from stc_export.exporter.names import parameter_names
 from stc_export.exporter.weights import StoredTensor, file_bytes, layout
 from stc_export.families.base import StoredFiles
+from stc_export.pipeline.precisions import Precisions
 from stc_export.pipeline.types import PlannedGraph, SizeEstimate
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.interface import session_graphs
@@ -27,10 +28,12 @@ def stored_files(split: SplitModel) -> StoredFiles:
     return {file: layout(file, recipes) for file, recipes in split.weights.items()}
 
 
-def planned_graphs(split: SplitModel) -> tuple[PlannedGraph, ...]:
+def planned_graphs(split: SplitModel, precisions: Precisions) -> tuple[PlannedGraph, ...]:
     """Return every graph with the bytes of the weights that it refers to."""
     stored = stored_files(split)
-    return tuple(PlannedGraph(g.role, g.variant, _graph_weights(g, stored)) for g in split.graphs)
+    return tuple(
+        PlannedGraph(g.role, g.variant, precisions.of(g.role), _graph_weights(g, stored)) for g in split.graphs
+    )
 
 
 def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, backend: Backend) -> SizeEstimate:
@@ -93,7 +96,7 @@ def _graph_weights(graph: GraphDef, stored: StoredFiles) -> int:
     places: dict[str, StoredTensor] = {}
     for file in graph.weight_files:
         places.update(stored[file])
-    return sum(places[name].length for name in parameter_names(graph))
+    return sum(places[name].nbytes for name in parameter_names(graph))
 
 
 #: What the activations of ViT and LLM need together: with a stream for each they are there at the same time.

@@ -8,10 +8,11 @@ from stc_engines.table import Target, load_targets
 from stc_export.pipeline.estimate import Stored, session_size
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.plan import prepare
+from stc_export.pipeline.precisions import bundle_precisions
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildRequest, Fit
 from stc_export.spec.interface import session_graphs
-from stc_export.spec.manifest import MANIFEST_NAME, PRECISION_DTYPES, Manifest, read_manifest
+from stc_export.spec.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 
 def fit_targets(what: str) -> tuple[Fit, ...]:
@@ -35,11 +36,11 @@ def fit_bundle(path: Path, target: Target) -> Fit:
         BundleError: Its manifest cannot be used.
     """
     manifest = read_manifest(path)
-    dims, policy, precision = manifest.dims, manifest.policy, manifest.precision
+    dims, policy, precisions = manifest.dims, manifest.policy, bundle_precisions(manifest)
     disk = sum(entry.size_bytes for entry in manifest.files)
     stored = Stored(disk, _session_weights(manifest))
-    size = session_size(stored, dims, policy, PRECISION_DTYPES[precision], target.backend)
-    return fit_target(target, dims, policy, precision, size.session_bytes)
+    size = session_size(stored, dims, policy, precisions.dtype, target.backend)
+    return fit_target(target, dims, policy, precisions, size.session_bytes)
 
 
 def _session_weights(manifest: Manifest) -> int:

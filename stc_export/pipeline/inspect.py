@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights
-from stc_export.spec.engines import RECORD_NAME, SealRecord, is_whole, read_records
+from stc_export.spec.calibration import RECORD_NAME, RoundedFile, read_record
+from stc_export.spec.engines import RECORD_NAME as SEAL_NAME
+from stc_export.spec.engines import SealRecord, is_whole, read_records
 from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from stc_export.spec.progress import Progress, Silent
@@ -52,7 +54,14 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         unlisted=_unlisted(bundle, manifest, engines),
         engines=tuple(_engines_row(bundle, folder, record) for folder, record in engines.items()),
         ok=not missing and not altered,
+        rounded=_rounded(bundle, manifest, {*missing, *(fault.path for fault in altered)}),
     )
+
+
+def _rounded(bundle: Path, manifest: Manifest, broken: set[str]) -> tuple[RoundedFile, ...]:
+    """Return what the bundle says of its rounded weights, unless what it says is damaged."""
+    listed = any(entry.path == RECORD_NAME for entry in manifest.files)
+    return read_record(bundle).files if listed and RECORD_NAME not in broken else ()
 
 
 def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]) -> str | None:
@@ -108,7 +117,7 @@ def _is_unaltered(folder: Path, record: SealRecord) -> bool:
 def _unlisted(bundle: Path, manifest: Manifest, engines: Mapping[Path, SealRecord]) -> tuple[str, ...]:
     listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
     for path, record in engines.items():
-        ours = (RECORD_NAME, *(entry.file for entry in record.engines))
+        ours = (SEAL_NAME, *(entry.file for entry in record.engines))
         listed |= {(path / name).relative_to(bundle).as_posix() for name in ours}
     found: list[str] = []
     for folder, directories, files in os.walk(bundle):  # does not follow links to directories, but names them

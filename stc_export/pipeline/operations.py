@@ -53,7 +53,7 @@ def llm_macs(text: TextDims, new: int, past: int) -> int:
     MLP 3 D mlp, attention 2 q (P + S). Once per call: logits of the last token, D * vocab.
     """
     attention = 2 * text.heads * text.head_dim * (past + new)
-    return text.layers * new * (_llm_layer_weights(text) + attention) + text.width * text.vocab
+    return text.layers * new * (llm_layer_weights(text) + attention) + text.width * text.vocab
 
 
 def vit_weights(vision: VisionDims) -> int:
@@ -61,12 +61,13 @@ def vit_weights(vision: VisionDims) -> int:
     return vision.layers * (4 * vision.width**2 + 2 * vision.width * vision.mlp_width)
 
 
-def llm_weights(text: TextDims) -> int:
-    """Elements of the matrices of ``llm``: those that a token is multiplied with, and the logits' D * vocab."""
-    return text.layers * _llm_layer_weights(text) + text.width * text.vocab
+def llm_layer_outputs(text: TextDims) -> int:
+    """Rows of the matrices of one layer of ``llm``."""
+    return (text.heads + 2 * text.kv_heads) * text.head_dim + 2 * text.width + 2 * text.mlp_width
 
 
-def _llm_layer_weights(text: TextDims) -> int:
+def llm_layer_weights(text: TextDims) -> int:
+    """Elements of the matrices of one layer of ``llm``."""
     q_width, kv_width = text.heads * text.head_dim, text.kv_heads * text.head_dim
     return text.width * (2 * q_width + 2 * kv_width + 3 * text.mlp_width)
 

@@ -17,11 +17,12 @@ from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
+from stc_export.pipeline.precisions import Precisions, check_blocks, read_precisions
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.interface import session_graphs
-from stc_export.spec.manifest import BUILD_FLAGS, PRECISION_DTYPES, Flavour, Precision, PromptSpec, build_flag
+from stc_export.spec.manifest import BUILD_FLAGS, Flavour, PromptSpec, build_flag
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import METRIC_NAMES, Policy
 
@@ -32,7 +33,7 @@ class Prepared:
 
     plan: BuildPlan
     target: Target
-    precision: Precision
+    precisions: Precisions
     form: GraphForm
     family: Family
     checkpoint: Checkpoint
@@ -50,7 +51,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         StcError: Whatever is wrong, before any work is done.
     """
     target = find_target(request.target or "cpu")
-    precision = _precision(request.precision, target)
+    precisions = read_precisions(request.precision, target)
     family = find_family(read_config(source.directory), source.name)
     checkpoint = read_checkpoint(source.directory, family.canonical)
     model = family.read(checkpoint.config, source.name)
@@ -58,10 +59,13 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
     slots = kv_slots(request.policy.memory, model.dims.text.context)
     metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
-    form = GraphForm(_flavour(request.flavour, target), PRECISION_DTYPES[precision], slots, metrics, request.attention)
+    form = GraphForm(
+        _flavour(request.flavour, target), precisions.dtype, slots, metrics, request.attention, precisions.schemes
+    )
     split = model.split(form, preprocessing)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
+        check_blocks(recipes)
     _check_policy_method(request, split)
     _check_policy_graphs(request.policy, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
@@ -71,38 +75,16 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         model=source.name,
         family=family.name,
         target=target.name,
-        precision=precision,
+        precision=precisions.floats,
         flavour=form.flavour,
         out=output_path(request, source),
         parameters=parameters,
-        graphs=planned_graphs(split),
+        graphs=planned_graphs(split, precisions),
         size=size,
-        fit=fit_target(target, model.dims, request.policy, precision, size.session_bytes),
+        fit=fit_target(target, model.dims, request.policy, precisions, size.session_bytes),
         resident_bytes=resident_bytes(size, form.dtype) if target.backend.on_cpu else None,
     )
-    return Prepared(plan, target, precision, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
-
-
-def _precision(asked: str | None, target: Target) -> Precision:
-    name = asked or _default_precision(target)
-    if name not in target.precisions:
-        raise UnsupportedError(f'Target {target.name} has no precision "{name}".', nearest(name, target.precisions))
-    for precision in PRECISION_DTYPES:
-        if precision == name:
-            return precision
-    raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, PRECISION_DTYPES))
-
-
-def _default_precision(target: Target) -> str:
-    """Return the precision that all graphs have by default: what they hand each other is never converted."""
-    wanted = set(vars(target.default_precision).values())
-    if len(wanted) > 1:
-        raise UnsupportedError(
-            f"Target {target.name} has graphs of several precisions by default ({target.default_precision.text}), and "
-            "what one hands the next must have one type.",
-            f"Name one for all with --precision. Known: {', '.join(PRECISION_DTYPES)}.",
-        )
-    return target.default_precision.llm
+    return Prepared(plan, target, precisions, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
 
 
 def _flavour(asked: str | None, target: Target) -> Flavour:

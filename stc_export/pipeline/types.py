@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stc_engines.lint.finding import Finding
+from stc_export.spec.calibration import RoundedFile
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.footage import SILENCE_S
 from stc_export.spec.manifest import Manifest
@@ -23,7 +24,7 @@ class BuildRequest:
         model: Checkpoint directory, hub id, or ``demo``.
         target: Name of a target; ``None``: ``cpu``.
         out: Bundle to write; ``None``: ``<model name>.stc`` in the current directory.
-        precision: ``fp32``, ``fp16`` or ``bf16``, of all graphs; ``None``: the target's default.
+        precision: What ``--precision`` takes, e.g. ``fp16`` or ``fp16,llm=int4``; ``None``: the target's default.
         policy: Default policy of the bundle.
         overwrite: Replace an existing bundle once the new one is complete.
         flavour: ``base`` or ``modern``; ``None``: the target's.
@@ -99,7 +100,7 @@ class Fit:
 
     Attributes:
         target: Name of the target.
-        precision: Precision of weights, state and operations.
+        precision: Precision of state and operations, and of all weights that are not rounded to fewer bits.
         room_bytes: Memory that the system leaves; ``None`` if it depends on the machine.
         session_bytes: Memory of one session, an estimate.
         fits: Whether there is room; ``None`` if that is not known.
@@ -125,6 +126,7 @@ class PlannedGraph:
 
     role: str
     variant: str
+    precision: str
     weights_bytes: int
 
 
@@ -473,6 +475,7 @@ class InspectResult:
             a bundle broken.
         engines: Engines that were built from it, one row per device and compiler.
         ok: Nothing is missing or altered.
+        rounded: What rounding weights to few bits did, one row per weight file.
     """
 
     bundle: Path
@@ -484,3 +487,4 @@ class InspectResult:
     unlisted: tuple[str, ...]
     engines: tuple[SealedEngines, ...]
     ok: bool
+    rounded: tuple[RoundedFile, ...] = ()

@@ -39,6 +39,8 @@ _GRAPH_END = ".onnx"
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "bfloat16", "int64", "uint8"]
 Precision = Literal["fp32", "fp16", "bf16"]
+#: Precisions of the weights of one graph, in a bundle of any of the above; ``-128``: 128 weights share a scale, not 32.
+QuantisedPrecision = Literal["int4", "int4-128", "int8"]
 Flavour = Literal["base", "modern"]
 HistoryKind = Literal["none", "window", "mean", "last"]
 
@@ -97,7 +99,7 @@ class GraphEntry:
         weights: Paths of the weight files that it refers to.
         inputs: Declared inputs in order.
         outputs: Declared outputs in order.
-        precision: What it computes in. So far that of the bundle.
+        precision: That of the bundle, or in how many bits it holds the weights of its linear layers.
     """
 
     role: Role
@@ -106,7 +108,7 @@ class GraphEntry:
     weights: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    precision: Precision
+    precision: Precision | QuantisedPrecision
 
 
 @dataclass(frozen=True)

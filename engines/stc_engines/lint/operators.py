@@ -36,7 +36,7 @@ def operators(graph: Graph, setting: Setting) -> Iterator[Finding]:
                 graph,
                 node,
                 f"{node.domain}.{node.op} is no operator of ONNX.",
-                "Write it with operators of ONNX.",
+                "Build the bundle for this target, or write it with operators of ONNX.",
             )
         elif node.op not in _since():
             yield at_node(
@@ -61,7 +61,7 @@ def opset(graph: Graph, setting: Setting) -> Iterator[Finding]:
     newest = max((opset for since, opset in _OPSETS if since <= setting.version), default=0)
     if graph.opset > newest:
         problem = f"The graph has opset {graph.opset}, TensorRT {version_text(setting.version)} reads up to {newest}."
-        fix = "Build the bundle in the flavour base, or update TensorRT."
+        fix = "Update TensorRT, or build the bundle in the flavour base and without int4."
         yield Finding("error", "opset", graph.file, "", "", "", problem, fix)
 
 

@@ -51,7 +51,7 @@ def split_model(config: LlavaConfig, form: GraphForm, pixels: Pixels) -> SplitMo
             *(pruner_graph(config, form, row) for row in methods),
             llm_graph(config, form),
         ),
-        weights=weight_files(config, form.dtype, pixels),
+        weights=weight_files(config, form, pixels),
         tables=(TableDef("embed", "embed"), TableDef("newline", "newline")),
         pruners=tuple(PrunerEntry(row.name, row.history, row.history_width(config.dims)) for row in methods),
     )

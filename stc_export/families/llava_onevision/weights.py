@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from stc_calib.schemes import Scheme
+from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.projector import pooling_weights
@@ -36,19 +38,20 @@ def canonical(key: str) -> str:
 
 
 def weight_files(
-    config: LlavaConfig, dtype: DType, pixels: tuple[tuple[float, ...], tuple[float, ...]]
+    config: LlavaConfig, form: GraphForm, pixels: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Mapping[str, tuple[WeightRecipe, ...]]:
     """Return all weight files with their recipes.
 
     Args:
         config: The checkpoint's sizes.
-        dtype: Type of the large weights; norms stay float32.
+        form: Type of the large weights, and which are rounded to fewer bits; norms stay float32.
         pixels: Mean and standard deviation per channel for pixels in 0..1.
     """
+    dtype = form.dtype
     return {
         VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype)),
         PROJECTOR: _projector(config, dtype),
-        LLM: _decoder(config, dtype),
+        LLM: _decoder(config, dtype, form.schemes.get("llm")),
         EMBED: _embed(config, dtype),
     }
 
@@ -109,7 +112,7 @@ def _projector(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
     return tuple(rows)
 
 
-def _decoder(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+def _decoder(config: LlavaConfig, dtype: DType, scheme: Scheme | None) -> tuple[WeightRecipe, ...]:
     text = config.dims.text
     fused = (text.heads + 2 * text.kv_heads) * text.head_dim
     half = np.arange(0, text.head_dim, 2, dtype=np.float32) / np.float32(text.head_dim)
@@ -124,11 +127,15 @@ def _decoder(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
         attention, gate, up = f"{layer}.self_attn", f"{layer}.mlp.gate_proj.weight", f"{layer}.mlp.up_proj.weight"
         weights, biases = (tuple(f"{attention}.{p}_proj.{kind}" for p in "qkv") for kind in ("weight", "bias"))
         rows += [
-            WeightRecipe(f"layers.{i}.qkv.weight", dtype, (fused, text.width), weights),
+            WeightRecipe(f"layers.{i}.qkv.weight", dtype, (fused, text.width), weights, scheme=scheme),
             WeightRecipe(f"layers.{i}.qkv.bias", dtype, (fused,), biases),
-            WeightRecipe(f"layers.{i}.out.weight", dtype, (text.width, q_width), (f"{attention}.o_proj.weight",)),
-            WeightRecipe(f"layers.{i}.gate_up.weight", dtype, (2 * mlp, text.width), (gate, up)),
-            WeightRecipe(f"layers.{i}.down.weight", dtype, (text.width, mlp), (f"{layer}.mlp.down_proj.weight",)),
+            WeightRecipe(
+                f"layers.{i}.out.weight", dtype, (text.width, q_width), (f"{attention}.o_proj.weight",), scheme=scheme
+            ),
+            WeightRecipe(f"layers.{i}.gate_up.weight", dtype, (2 * mlp, text.width), (gate, up), scheme=scheme),
+            WeightRecipe(
+                f"layers.{i}.down.weight", dtype, (text.width, mlp), (f"{layer}.mlp.down_proj.weight",), scheme=scheme
+            ),
             WeightRecipe(f"layers.{i}.norm1.weight", "float32", (text.width,), (f"{layer}.input_layernorm.weight",)),
             WeightRecipe(
                 f"layers.{i}.norm2.weight", "float32", (text.width,), (f"{layer}.post_attention_layernorm.weight",)

@@ -27,7 +27,7 @@ PLAN = t.BuildPlan(
     flavour="base",
     out=Path("demo.stc"),
     parameters=1234567,
-    graphs=(t.PlannedGraph("vit", "gate", 5_000_000),),
+    graphs=(t.PlannedGraph("vit", "gate", "fp32", 5_000_000),),
     size=t.SizeEstimate(9_000_000, 8_000_000, 400_000, 300_000, 200_000),
     fit=t.Fit(
         "l4",

@@ -102,7 +102,8 @@ def test_build_dry_run_json_has_the_plan(pipeline: FakePipeline, capfd: pytest.C
     ("flags", "text"),
     [
         (["--target", "cpi"], 'error: There is no target "cpi".\nfix: Did you mean "cpu"?'),
-        (["--precision", "fp8"], 'error: This version cannot build with precision "fp8".\nfix: Did you mean "fp32"?'),
+        (["--precision", "fp8"], 'error: Target cpu has no precision "fp8".\nfix: Did you mean "fp32"?'),
+        (["--precision", "fp16,lm=int4"], 'error: --precision names the graphs "lm".\nfix: Did you mean "llm"?'),
         (
             ["--metrics", "l2,cosin"],
             'error: --metrics has the metric "cosin".\nfix: Did you mean "cosine"?',

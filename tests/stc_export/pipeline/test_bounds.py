@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stc_calib.schemes import SCHEMES
 from stc_engines import Target, find_target, load_targets
 from stc_engines.table import Throughput
 from stc_export.pipeline.bounds import stage_bounds
+from stc_export.pipeline.precisions import Precisions
 from stc_export.pipeline.types import StageBound
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.policy import Budget, CacherPolicy, MemoryPolicy, Policy, PrunerPolicy
@@ -49,9 +52,11 @@ DEVICE = replace(
     dense_throughput=(Throughput("fp16", 1.0),),
 )
 
+HALF = Precisions("fp16", {})
 
-def bounds(target: Target = DEVICE, policy: Policy = POLICY) -> dict[str, StageBound]:
-    return {bound.stage: bound for bound in stage_bounds(DIMS, policy, "float16", target, "fp16")}
+
+def bounds(target: Target = DEVICE, policy: Policy = POLICY, precisions: Precisions = HALF) -> dict[str, StageBound]:
+    return {bound.stage: bound for bound in stage_bounds(DIMS, policy, precisions, target)}
 
 
 def test_operations_are_those_of_the_graphs() -> None:
@@ -85,6 +90,24 @@ def test_bytes_are_weights_and_state_once() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("backend", "precision", "layer"),
+    [
+        # 576 weights of a layer; its 72 rows are 16 of q, k and v, 8 and 8 of the outputs, 32 of gate and up, and 8.
+        ("ort", "int4", 576 // 2 + 576 // 32 * 2),
+        ("ort", "int8", 576 + 576 // 32 * 2),
+        ("trt", "int8", 576 + 64 * 2),
+    ],
+)
+def test_weights_of_few_bits_count_codes_and_scales(backend: Any, precision: str, layer: int) -> None:
+    """The other stages, the output matrix and the operations stay as they are."""
+    few = bounds(precisions=Precisions("fp16", {"llm": SCHEMES[backend]["llm"][precision]}))
+    plain = bounds()
+    for stage, bound in few.items():
+        saved = 3 * (576 * 2 - layer) if stage in ("prefill", "decode") else 0
+        assert (bound.macs, bound.moved_bytes) == (plain[stage].macs, plain[stage].moved_bytes - saved)
+
+
 @pytest.mark.parametrize(("budget", "runs", "given_tokens"), [("dycoke", 1, 2), ("vidcom2", 2, 6), ("dtd", 2, 6)])
 def test_budget_that_looks_at_the_tokens_runs_the_pruner_twice(budget: Budget, runs: int, given_tokens: int) -> None:
     plain, found = bounds(), bounds(policy=replace(POLICY, pruner=PrunerPolicy(keep=0.5, budget=budget)))
@@ -111,7 +134,7 @@ def test_device_of_which_nothing_is_known_has_no_bound() -> None:
 
 
 def test_precision_without_a_known_peak_is_bound_by_memory() -> None:
-    for bound in stage_bounds(DIMS, POLICY, "float32", DEVICE, "fp32"):
+    for bound in stage_bounds(DIMS, POLICY, Precisions("fp32", {}), DEVICE):
         assert bound.limit == "memory"
 
 

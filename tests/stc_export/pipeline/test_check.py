@@ -104,7 +104,7 @@ def written(checkpoint: Path, root: Path) -> Prepared:
 
 
 def entries(ready: Prepared) -> tuple[GraphEntry, ...]:
-    return tuple(graph_entry(g, g.file, (), ready.precision) for g in ready.split.graphs)
+    return tuple(graph_entry(g, g.file, (), ready.precisions.floats) for g in ready.split.graphs)
 
 
 def digests(root: Path) -> dict[str, str]:

@@ -48,7 +48,10 @@ def test_modern_bundle_on_a_board_says_which_release_lacks_what(tiny_modern_bund
     result = check(tiny_modern_bundle_fp16, "jetson")
     assert not result.ok
     assert {row.releases for row in result.findings} == {("TensorRT 10.3 (JetPack 6.2)",)}
-    assert {row.finding.fix for row in result.findings} == {"Build the bundle in the flavour base, or update TensorRT."}
+    assert {row.finding.fix for row in result.findings} == {
+        "Build the bundle in the flavour base, or update TensorRT.",
+        "Update TensorRT, or build the bundle in the flavour base and without int4.",
+    }
     assert "The graph has opset 24, TensorRT 10.3 reads up to 20." in {row.finding.problem for row in result.findings}
 
 

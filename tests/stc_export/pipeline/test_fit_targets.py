@@ -12,6 +12,7 @@ from stc_export.pipeline.build import plan_build
 from stc_export.pipeline.estimate import Stored, session_size
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.fit_targets import fit_targets
+from stc_export.pipeline.precisions import Precisions
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import read_manifest
@@ -44,7 +45,7 @@ def test_session_fits_up_to_the_last_byte_of_the_room(tiny_bundle: Path) -> None
     need = session_size(Stored(0, 1000), manifest.dims, manifest.policy, "float32", nano.backend).session_bytes
     for spare, fits in ((0, True), (-1, False)):
         target = replace(nano, memory_bytes=need + 500 + spare, memory_reserved_bytes=500)
-        found = fit_target(target, manifest.dims, manifest.policy, "fp32", need)
+        found = fit_target(target, manifest.dims, manifest.policy, Precisions("fp32", {}), need)
         assert (found.fits, found.room_bytes) == (fits, need + spare)
 
 

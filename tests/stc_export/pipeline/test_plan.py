@@ -121,7 +121,7 @@ def test_unknown_target_and_precision_name_the_nearest(tiny_checkpoint: Path, tm
     error = refusal(tiny_checkpoint, precision="fp8", **out)
     assert (error.problem, error.fix) == (
         'Target cpu has no precision "fp8".',
-        'Did you mean "fp32"? Known: fp32, fp16.',
+        'Did you mean "fp32"? Known: fp32, fp16, int4, int4-128, int8.',
     )
 
 
@@ -142,7 +142,7 @@ def test_bf16_is_refused_on_targets_whose_data_do_not_have_it(tiny_checkpoint: P
             continue
         error = refusal(tiny_checkpoint, precision="bf16", target=target.name, out=out)
         assert error.problem == f'Target {target.name} has no precision "bf16".'
-        assert error.fix.endswith("Known: fp32, fp16.")
+        assert error.fix.endswith("Known: fp32, fp16, int4, int4-128, int8.")
 
 
 def test_target_with_several_precisions_by_default_needs_one_to_be_named(

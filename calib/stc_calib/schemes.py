@@ -1,0 +1,77 @@
+"""How the weights of linear layers are rounded to few bits, as data.
+
+A scheme is symmetric: a weight is a whole number times a scale, and 0 stays 0. Weights of one output that lie side by
+side share a scale. What a precision such as ``int4`` means depends on the backend, which the data of a target name
+(:class:`stc_engines.table.Backend`), and on the role of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from stc_engines.table import BackendKind
+from stc_export.spec.manifest import QuantisedPrecision, Role
+
+#: Operator that reads the weights: one of ONNX Runtime, or ONNX's own before a product of floating point numbers.
+WeightForm = Literal["matmul_nbits", "dequantize"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a weight [out, in] is stored.
+
+    Attributes:
+        precision: Its name in manifests.
+        form: Operator that reads it.
+        bits: Bits of a weight: 4 or 8.
+        block: Weights that share a scale; ``None``: all of an output.
+        opset: Oldest ONNX opset whose operators read it.
+    """
+
+    precision: QuantisedPrecision
+    form: WeightForm
+    bits: int
+    block: int | None
+    opset: int
+
+    def blocks(self, inputs: int) -> int:
+        """Return the scales per output of a layer with so many inputs, which :meth:`fits`."""
+        return 1 if self.block is None else inputs // self.block
+
+    def fits(self, inputs: int) -> bool:
+        """Whether blocks divide a layer with so many inputs."""
+        return inputs % (self.block or 1) == 0 and inputs * self.bits % 8 == 0
+
+    def code_bytes(self, outputs: int, inputs: int) -> int:
+        """Return the bytes of the rounded weights of a layer."""
+        return outputs * inputs * self.bits // 8
+
+
+def _nbits(precision: QuantisedPrecision, bits: int, block: int) -> Scheme:
+    return Scheme(precision, "matmul_nbits", bits, block, 18)
+
+
+_NBITS = (_nbits("int4", 4, 32), _nbits("int4-128", 4, 128), _nbits("int8", 8, 32))
+#: ONNX has blocks and int4 from opset 21 on, scales in float16 from 19 on: rows of int8 also serve older compilers.
+_DEQUANTIZE = (
+    Scheme("int4", "dequantize", 4, 32, 21),
+    Scheme("int4-128", "dequantize", 4, 128, 21),
+    Scheme("int8", "dequantize", 8, None, 19),
+)
+
+Schemes = Mapping[str, Scheme]
+
+
+def _named(schemes: tuple[Scheme, ...]) -> Schemes:
+    return {scheme.precision: scheme for scheme in schemes}
+
+
+_TENSORRT: Mapping[Role, Schemes] = {"llm": _named(_DEQUANTIZE)}
+#: Backend -> role -> precision -> scheme. A role that is not there has no precision of this kind.
+SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
+    "ort": {"llm": _named(_NBITS)},
+    "trt": _TENSORRT,
+    "trt-rtx": _TENSORRT,
+}

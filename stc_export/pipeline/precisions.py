@@ -1,0 +1,156 @@
+"""What ``--precision`` asks for: one type for all that graphs hand each other, few bits for weights of some graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from stc_calib.schemes import SCHEMES, Scheme
+from stc_engines.table import Target
+from stc_export.spec.errors import UnsupportedError, UsageError, nearest
+from stc_export.spec.manifest import PRECISION_DTYPES, DType, Manifest, Precision, QuantisedPrecision, Role
+
+if TYPE_CHECKING:
+    from stc_export.exporter.weights import WeightRecipe
+
+#: All that can be exported, for any target.
+EXPORTED: tuple[str, ...] = (*PRECISION_DTYPES, *get_args(QuantisedPrecision))
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """The precisions of a bundle.
+
+    Attributes:
+        floats: Type of state, of tables and of what graphs hand each other.
+        schemes: How the weights of linear layers are rounded, for the roles whose weights are.
+    """
+
+    floats: Precision
+    schemes: Mapping[Role, Scheme]
+
+    @property
+    def dtype(self) -> DType:
+        """Type of state, of tables and of what graphs hand each other."""
+        return PRECISION_DTYPES[self.floats]
+
+    def of(self, role: Role) -> Precision | QuantisedPrecision:
+        """Return what a manifest says of the graphs of a role."""
+        return self.schemes[role].precision if role in self.schemes else self.floats
+
+    @property
+    def text(self) -> str:
+        """What people read, e.g. ``fp16`` or ``fp16, llm int4``."""
+        return ", ".join((self.floats, *(f"{role} {scheme.precision}" for role, scheme in self.schemes.items())))
+
+
+def read_precisions(asked: str | None, target: Target) -> Precisions:
+    """Read ``--precision``: a name for all graphs and ``ROLE=NAME`` for those of a role, with commas between.
+
+    A name of few bits for all graphs means those that can have it; all else has the target's default type.
+
+    Args:
+        asked: What the user typed; ``None``: the target's default.
+        target: Says which precisions there are.
+
+    Raises:
+        UnsupportedError: A precision or role that does not exist, or that the target or the role does not have.
+        UsageError: Two parts that contradict each other.
+    """
+    wanted = _parse(asked) if asked is not None else {}
+    for name in wanted.values():
+        _check_name(name, target)
+    general = wanted.pop("", "")
+    floats = _floats(general, target)
+    for role, name in wanted.items():
+        _check_role(role, name, floats, target)
+    schemes: dict[Role, Scheme] = {}
+    for known, named in SCHEMES[target.backend.kind].items():
+        name = wanted.get(known, general)
+        if name in named:
+            schemes[known] = named[name]
+    return Precisions(floats, schemes)
+
+
+def bundle_precisions(manifest: Manifest) -> Precisions:
+    """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only."""
+    schemes = {
+        graph.role: named[graph.role][graph.precision]
+        for named in SCHEMES.values()
+        for graph in manifest.graphs
+        if graph.precision in named.get(graph.role, {})
+    }
+    return Precisions(manifest.precision, schemes)
+
+
+def check_blocks(recipes: Iterable[WeightRecipe]) -> None:
+    """Check that blocks divide the layers that are to be rounded.
+
+    Raises:
+        UnsupportedError: They do not.
+    """
+    for recipe in recipes:
+        if recipe.scheme is not None and not recipe.scheme.fits(recipe.shape[1]):
+            raise UnsupportedError(
+                f"In {recipe.scheme.precision} {recipe.scheme.block} weights share a scale, and {recipe.name} has "
+                f"{recipe.shape[1]} inputs.",
+                "Choose another precision for these graphs.",
+            )
+
+
+def _parse(asked: str) -> dict[str, str]:
+    """Return role -> precision, under no name that for all graphs."""
+    wanted: dict[str, str] = {}
+    for part in asked.split(","):
+        role, _, name = (piece.strip() for piece in part.rpartition("="))
+        if role in wanted:
+            raise UsageError(
+                f'--precision is "{asked}", which names {f"{role} twice" if role else "two for all graphs"}.',
+                "Name one for all graphs, and one for each role that differs, e.g. fp16,llm=int4.",
+            )
+        wanted[role] = name
+    return wanted
+
+
+def _check_name(name: str, target: Target) -> None:
+    """Check that a precision can be exported and that the target computes it, to which ``int4-128`` is int4."""
+    if name.partition("-")[0] not in target.precisions:
+        known = [known for known in EXPORTED if known.partition("-")[0] in target.precisions]
+        raise UnsupportedError(f'Target {target.name} has no precision "{name}".', nearest(name, known))
+    if name not in EXPORTED:
+        raise UnsupportedError(f'Precision "{name}" cannot be exported yet.', nearest(name, EXPORTED))
+
+
+def _check_role(role: str, name: str, floats: Precision, target: Target) -> None:
+    if role not in get_args(Role):
+        raise UnsupportedError(f'--precision names the graphs "{role}".', nearest(role, get_args(Role)))
+    if name in PRECISION_DTYPES and name != floats:
+        raise UsageError(
+            f"--precision asks for {role}={name} in an {floats} bundle: what graphs hand each other has one type.",
+            f"Name {name} for all graphs, e.g. {name},llm=int4.",
+        )
+    schemes = SCHEMES[target.backend.kind]
+    known = (floats, *(one for other, named in schemes.items() if other == role for one in named))
+    if name not in known:
+        raise UnsupportedError(f"The {role} graphs of {target.name} cannot be {name}.", nearest(name, known))
+
+
+def _floats(general: str, target: Target) -> Precision:
+    name = general if general in PRECISION_DTYPES else _default_floats(target)
+    for precision in PRECISION_DTYPES:
+        if precision == name:
+            return precision
+    raise UnsupportedError(f'Precision "{name}" is for weights only.', nearest(name, PRECISION_DTYPES))
+
+
+def _default_floats(target: Target) -> str:
+    """Return the precision that all graphs have by default: what they hand each other is never converted."""
+    wanted = set(vars(target.default_precision).values())
+    if len(wanted) > 1:
+        raise UnsupportedError(
+            f"Target {target.name} has graphs of several precisions by default ({target.default_precision.text}), and "
+            "what one hands the next must have one type.",
+            f"Name one for all with --precision. Known: {', '.join(PRECISION_DTYPES)}.",
+        )
+    return target.default_precision.llm

@@ -1,0 +1,60 @@
+"""The record of rounded weights: what it says by hand, and that nothing strange is read."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stc_export.spec import codec
+from stc_export.spec.calibration import RECORD_NAME, SCHEMA, RoundedFile, RoundingRecord, TensorError, read_record
+from stc_export.spec.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROW = RoundedFile("graphs/llm.weights", "int4", 4, 32, "ab" * 32, (TensorError("a", 0.1), TensorError("b", 0.3)))
+TEXT = codec.to_json(RoundingRecord(SCHEMA, (ROW,)))
+
+
+def write(root: Path, text: str) -> Path:
+    (root / RECORD_NAME).parent.mkdir(exist_ok=True)
+    (root / RECORD_NAME).write_text(text, encoding="utf-8")
+    return root
+
+
+def test_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    (found,) = read_record(write(tmp_path, TEXT)).files
+    assert found == ROW
+    assert (found.mean_error, found.worst) == (pytest.approx(0.2), TensorError("b", 0.3))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (SCHEMA, "stc.calib/2", 'has schema "stc.calib/2", expected "stc.calib/1"'),
+        ('"bits": 4', '"bits": "4"', "bits is the text"),
+        ('"bits": 4,', '"bits": 4, "code": 1,', "unknown key"),
+        ("0.3", "NaN", "NaN is not a number"),
+    ],
+)
+def test_record_that_is_not_ours_is_refused(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    with pytest.raises(BundleError, match=reason):
+        read_record(write(tmp_path, TEXT.replace(old, new, 1)))
+
+
+@given(st.integers(0, len(TEXT) - 1), st.text(max_size=3))
+def test_damaged_record_never_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, place: int, text: str
+) -> None:
+    root = write(tmp_path_factory.getbasetemp(), TEXT[:place] + text + TEXT[place + 1 :])
+    with contextlib.suppress(BundleError):
+        assert read_record(root).schema == SCHEMA
+
+
+def test_missing_record_is_a_bundle_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be used"):
+        read_record(tmp_path)
