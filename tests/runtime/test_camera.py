@@ -162,7 +162,8 @@ def test_camera_that_never_comes_is_an_error_that_names_it(away_s: float) -> Non
 
 
 def test_camera_that_comes_late_is_waited_for(recording: bytes) -> None:
-    with served(hang_up, hang_up, send(recording)) as address, Camera(address, EVERY, CameraOptions(60.0)) as camera:
+    deeds, clock = (hang_up, hang_up, send(recording)), Clock()
+    with served(*deeds) as address, Camera(address, EVERY, CameraOptions(60.0), clock=clock) as camera:
         assert next(camera)[1] == 0.0
         assert camera.report.gaps == 0
 
