@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +166,7 @@ class _Runner:
         self.backend = OrtBackend()
         self._open: tuple[str, Engine] | None = None
 
-    def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, graph: str, feeds: Arrays) -> Arrays:
         if self._open is None or self._open[0] != graph:
             self._open = None  # release the weights of the last graph before the next are loaded
             self._open = (graph, self.backend.open(self._root, self._graphs[graph]))

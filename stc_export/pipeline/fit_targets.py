@@ -37,8 +37,8 @@ def fit_bundle(path: Path, target: Target) -> Fit:
     manifest = read_manifest(path)
     dims, policy, precision = manifest.dims, manifest.policy, manifest.precision
     disk = sum(entry.size_bytes for entry in manifest.files)
-    stored, in_place = Stored(disk, _session_weights(manifest)), target.backend.in_place
-    size = session_size(stored, dims, policy, PRECISION_DTYPES[precision], in_place=in_place)
+    stored = Stored(disk, _session_weights(manifest))
+    size = session_size(stored, dims, policy, PRECISION_DTYPES[precision], target.backend)
     return fit_target(target, dims, policy, precision, size.session_bytes)
 
 
