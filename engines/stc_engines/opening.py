@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from stc_engines.detect import Gpu
-    from stc_engines.table import BackendKind, Target
+    from stc_engines.table import BackendKind, Streams, Target
     from stc_engines.trt.product import ProductName
     from stc_export.spec.engines import Fingerprint
     from stc_export.spec.manifest import Manifest
@@ -53,11 +53,11 @@ def _open_ort(target: Target, _root: Path, _manifest: Manifest, threads: int | N
 
 def _open_engines(target: Target, root: Path, manifest: Manifest, _threads: int | None) -> Backend:
     product = product_of(target)
-    return open_folder(product, find_engines(root, fingerprint_here(manifest, target)))
+    return open_folder(product, find_engines(root, fingerprint_here(manifest, target)), target.backend.streams)
 
 
-def open_folder(product: ProductName, folder: Path) -> Backend:
-    """Open what runs the engines of a folder.
+def open_folder(product: ProductName, folder: Path, streams: Streams = "one") -> Backend:
+    """Open what runs the engines of a folder, on one stream or on two.
 
     Raises:
         MissingDependencyError: TensorRT is not installed.
@@ -67,7 +67,8 @@ def open_folder(product: ProductName, folder: Path) -> Backend:
     from stc_runtime.backends.trt import TrtBackend
 
     trt = load_product(product)
-    return TrtBackend(trt, make_log(trt), CudaDevice(), folder)
+    openers: Mapping[Streams, Callable[..., Backend]] = {"one": TrtBackend, "two": TrtBackend.on_two_streams}
+    return openers[streams](trt, make_log(trt), CudaDevice(), folder)
 
 
 _OPENERS: Mapping[BackendKind, Callable[[Target, Path, Manifest, int | None], Backend]] = {

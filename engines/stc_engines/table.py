@@ -15,6 +15,7 @@ from stc_export.spec.errors import UnsupportedError, nearest
 from stc_export.spec.manifest import Flavour
 
 BackendKind = Literal["ort", "trt", "trt-rtx"]
+Streams = Literal["one", "two"]
 _IN_PLACE: frozenset[BackendKind] = frozenset({"ort"})
 TargetPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "fp4"]
 EvidenceState = Literal["tested", "built", "untested"]
@@ -29,11 +30,13 @@ class Backend:
         kind: ``ort`` (ONNX Runtime), ``trt`` (TensorRT) or ``trt-rtx`` (TensorRT-RTX).
         providers: Execution providers of ONNX Runtime in order of preference; empty for others.
         extra: The extra of ``stc-export`` that installs it, if any.
+        streams: CUDA streams that it works on: with two of them the prefill of a frame runs beside the encoder.
     """
 
     kind: BackendKind
     providers: tuple[str, ...]
     extra: str | None
+    streams: Streams = "one"
 
     @property
     def in_place(self) -> bool:

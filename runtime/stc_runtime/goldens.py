@@ -23,7 +23,7 @@ from stc_export.spec.goldens import (
     index_from_text,
 )
 from stc_export.spec.manifest import DType, GraphParity, OutputParity
-from stc_runtime.backends.base import Engine
+from stc_runtime.backends.base import Arrays, Engine
 from stc_runtime.dtypes import carrier
 from stc_runtime.parity import Expectation, compare_numbers, compare_rankings, worst_of_layers
 
@@ -89,7 +89,7 @@ def run_goldens(goldens: Goldens, graph: str, engine: Engine, on_case: OnCase) -
 
 
 def _run_cases(goldens: Goldens, graph: str, engine: Engine, on_case: OnCase) -> Iterator[GraphParity]:
-    found: dict[str, Array] = {}
+    found: Arrays = {}
     for case in goldens.index.cases:
         if case.graph != graph:
             continue

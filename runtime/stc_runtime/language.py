@@ -17,6 +17,7 @@ from stc_runtime.memory.step import LLM_FORMS
 if TYPE_CHECKING:
     from stc_export.spec.policy import Policy
     from stc_runtime.backends.store import Tensor
+    from stc_runtime.memory.step import Logits
     from stc_runtime.model import Model
 
 
@@ -49,7 +50,9 @@ class StreamMemory:
         self._start()  # checks the budget before memory is reserved for it
         slots = self._form.slots(model.manifest, self._limits.capacity)
         shape = KVShape(text.layers, text.kv_heads, text.head_dim, slots.capacity, max(1, len(sink)), slots.least)
-        self._kv = KVMemory(shape, model.dtype, text.rope_theta, model.backend.store)
+        self._kv = KVMemory(shape, model.dtype, text.rope_theta, model.backend.llm.store)
+        self._beside = model.backend.llm is not model.backend
+        self._unread: Logits | None = None
         self._state = self.reset()
 
     @property
@@ -69,6 +72,7 @@ class StreamMemory:
 
     def reset(self) -> planner.MemoryState:
         """Forget the stream and prefill the sink."""
+        self._unread = None
         self._kv.reset()
         self._remember(self._start())
         if len(self._sink):
@@ -94,6 +98,8 @@ class StreamMemory:
     def add_frame(self, tokens: NDArray[Any], indices: NDArray[np.int64]) -> int:
         """Prefill the kept tokens of a frame and remember them. A frame that keeps none leaves the memory as it is.
 
+        An LLM that works beside the encoder may be at it when this returns: see :meth:`settle`.
+
         Args:
             tokens: Visual tokens [K, D].
             indices: Their raster indices [K], ascending.
@@ -107,8 +113,20 @@ class StreamMemory:
         self._kv.apply(plan)
         self._remember(state)
         offsets = indices if self._original else np.arange(len(tokens), dtype=np.int64)
-        self._forward(tokens, plan.slot, plan.position + offsets)
+        self._unread = self._begin(tokens, plan.slot, plan.position + offsets)
+        if not self._beside:
+            self.settle()
         return plan.evicted_frames
+
+    def settle(self) -> None:
+        """Wait until the last frame is prefilled. To be called before anything else that changes the memory.
+
+        Raises:
+            StcError: The LLM failed, or gave numbers that are not finite.
+        """
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            unread()
 
     def begin_question(self, tokens: int, *, remember: bool) -> planner.QuestionPlan:
         """Place a question of ``tokens`` tokens and its answer; the stream's memory stays as it is.
@@ -155,6 +173,10 @@ class StreamMemory:
         self._kv.used = state.used
 
     def _forward(self, embeds: NDArray[Any], slot: int, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._begin(embeds, slot, positions)()[0]
+        return logits
+
+    def _begin(self, embeds: NDArray[Any], slot: int, positions: NDArray[np.int64]) -> Logits:
         count = len(embeds)
         self._kv.used = slot
         feeds: dict[str, Tensor] = {
@@ -162,6 +184,6 @@ class StreamMemory:
             "position_ids": positions[None],
             "past_bias": self._kv.bias(),
         }
-        logits: NDArray[np.float32] = self._form.run(self._engine, self._kv, feeds, slot)[0]
+        logits = self._form.run(self._engine, self._kv, feeds, slot)
         self._kv.used = slot + count
         return logits

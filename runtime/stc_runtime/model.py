@@ -98,7 +98,8 @@ class Model:
         with self._lock:
             key = (role, variant)
             if key not in self._engines:
-                self._engines[key] = self._backend.open(self._bundle.root, entry)
+                opener = self._backend.llm if role == "llm" else self._backend
+                self._engines[key] = opener.open(self._bundle.root, entry)
             return self._engines[key]
 
     def embed(self, tokens: tuple[int, ...]) -> NDArray[Any]:

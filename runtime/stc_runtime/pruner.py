@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from stc_export.spec.policy import Policy, PrunerPolicy
+    from stc_runtime.backends.base import Arrays
     from stc_runtime.backends.store import Tensor
     from stc_runtime.model import Model
 
@@ -90,7 +91,7 @@ class FramePruner:
         most = BUDGET_COSTS[settings.budget].most(size.tokens, settings)
         return kept_tokens(size.tokens, settings.keep), most, BUDGETS[settings.budget](size, settings)
 
-    def _run(self, feeds: Mapping[str, Tensor], carrier: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def _run(self, feeds: Mapping[str, Tensor], carrier: NDArray[np.int64]) -> Arrays:
         """Run the graph. The history and the noise are those of the frame, however often it runs."""
         own: dict[str, NDArray[Any]] = {"alpha": self._alpha, "noise": self._noise, "carrier": carrier}
         inputs = {name: array for name, array in own.items() if name in self._declared}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.errors import FrameError, QuestionError, SessionStateError
+from stc_export.spec.errors import FrameError, QuestionError, SessionStateError, StcError
 from stc_export.spec.manifest import Manifest, Piece
 from stc_export.spec.policy import Policy
 from stc_export.spec.report import AnswerPiece, FrameReport, MemoryUse
@@ -63,7 +63,7 @@ class StreamSession:
         self._memory = StreamMemory(
             model, self._policy, self._encoded(model.manifest.prompt.before_video), self._pruner.most
         )
-        self._last_s = -math.inf
+        self._last_s = self._prefilled_s = -math.inf
         self._pushed = 0
         self._visual_tokens, self._first_logits = self._nothing_seen()
         self._answering = False
@@ -93,12 +93,19 @@ class StreamSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; an error that is on its way hides one that closing would raise."""
+        self._closed = True
+        if error is None:
+            self.close()
 
     def close(self) -> None:
-        """End the stream; nothing can be pushed or asked any more. The model stays open for other sessions."""
+        """End the stream; nothing can be pushed or asked any more. The model stays open for other sessions.
+
+        Raises:
+            StcError: The last frame could not be prefilled, on a target whose LLM works beside the encoder.
+        """
         self._closed = True
+        self._settle()
 
     @property
     def model(self) -> Model:
@@ -170,6 +177,7 @@ class StreamSession:
             FrameError: A frame of another type or shape, or a time that goes backwards. The stream is unchanged.
             SessionStateError: The session is closed, busy in another thread, an answer is not finished, or an earlier
                 call failed midway.
+            StcError: On a target whose LLM works beside the encoder also an error of a frame before, which it names.
         """
         with self._exclusive():
             checked, seconds = check_frame(frame), _seconds(time_s)
@@ -251,9 +259,12 @@ class StreamSession:
             start = time.perf_counter()
             tokens, indices = self._pruner.prune(encoded.features, encoded.attention)
             pruned = time.perf_counter()
-            evicted = self._memory.add_frame(tokens, indices)
-            self._visual_tokens = tokens
             kept = tuple(indices.tolist())
+            if kept:
+                self._settle()
+                evicted = self._memory.add_frame(tokens, indices)
+                self._prefilled_s = time_s
+            self._visual_tokens = tokens
             pruner_ms = (pruned - start) * 1e3
             prefill_ms = (time.perf_counter() - pruned) * 1e3 if kept else 0.0
         self._last_s = time_s
@@ -274,6 +285,14 @@ class StreamSession:
             pruner_ms=pruner_ms,
             prefill_ms=prefill_ms,
         )
+
+    def _settle(self) -> None:
+        """Wait until the last frame is prefilled; an error of that says which frame it was."""
+        try:
+            self._memory.settle()
+        except StcError as error:
+            problem = f"{error.problem.rstrip('.')}, at the frame of {self._prefilled_s:g} s, which was pushed before."
+            raise type(error)(problem, error.fix) from error
 
     def _nothing_seen(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
         return np.zeros((0, self.manifest.dims.text.width), self._model.dtype), np.zeros(0, np.float32)
@@ -321,6 +340,8 @@ class StreamSession:
         with self._exclusive():
             if not self._pushed:
                 raise SessionStateError("A question was asked before any frame was pushed.", "Push a frame first.")
+            with self._changing():
+                self._settle()
             self._answering = True
         try:
             yield

@@ -171,7 +171,7 @@ class _Runner:
         self.backend = OrtBackend()
         self._open: tuple[str, Engine] | None = None
 
-    def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, graph: str, feeds: Arrays) -> Arrays:
         if self._open is None or self._open[0] != graph:
             self._open = None  # release the weights of the last graph before the next are loaded
             self._open = (graph, self.backend.open(self._root, self._graphs[graph]))

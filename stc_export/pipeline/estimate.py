@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stc_export.exporter.graphs import GraphDef, SplitModel
 from stc_export.exporter.names import parameter_names
@@ -16,6 +18,9 @@ from stc_export.spec.manifest import DTYPE_BYTES, DType
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import Policy
 from stc_runtime.footprint import feature_cache_bytes, kv_bytes
+
+if TYPE_CHECKING:
+    from stc_engines.table import Backend, Streams
 
 
 def stored_files(split: SplitModel) -> StoredFiles:
@@ -31,8 +36,8 @@ def planned_graphs(split: SplitModel, precisions: Precisions) -> tuple[PlannedGr
     )
 
 
-def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, *, in_place: bool) -> SizeEstimate:
-    """Estimate disk and memory for one session with a policy; ``in_place`` is that of the target's backend.
+def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, backend: Backend) -> SizeEstimate:
+    """Estimate disk and memory for one session with a policy; ``backend`` is that of the target.
 
     Raises:
         PolicyError: The policy's memory does not fit the model.
@@ -41,7 +46,7 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, *
     session = session_graphs(policy)
     weights = sum(_graph_weights(g, stored) for g in split.graphs if session[g.role] == g.variant)
     disk = sum(file_bytes(recipes) for recipes in split.weights.values())
-    return session_size(Stored(disk, weights), dims, policy, dtype, in_place=in_place)
+    return session_size(Stored(disk, weights), dims, policy, dtype, backend)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class Stored:
     weights_bytes: int
 
 
-def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, *, in_place: bool) -> SizeEstimate:
-    """Estimate what a session needs; ``in_place`` is that of the target's backend.
+def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, backend: Backend) -> SizeEstimate:
+    """Estimate what a session needs; ``backend`` is that of the target.
 
     Raises:
         PolicyError: The policy's memory does not fit the model.
@@ -63,10 +68,10 @@ def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, 
         disk_bytes=stored.disk_bytes,
         weights_bytes=stored.weights_bytes,
         feature_cache_bytes=feature_cache_bytes(
-            dims, policy.cacher.selection, policy.cacher.update, dtype, in_place=in_place
+            dims, policy.cacher.selection, policy.cacher.update, dtype, in_place=backend.in_place
         ),
         kv_bytes=kv_bytes(dims, capacity, dtype),
-        activations_bytes=_activations(dims, capacity, dtype),
+        activations_bytes=_AT_ONCE[backend.streams](_activations(dims, capacity, dtype)),
     )
 
 
@@ -77,11 +82,15 @@ def _graph_weights(graph: GraphDef, stored: StoredFiles) -> int:
     return sum(places[name].nbytes for name in parameter_names(graph))
 
 
-def _activations(dims: ModelDims, capacity: int, dtype: DType) -> int:
-    """The widest moment of ViT or LLM: hidden MLP rows, or scores of all heads with their softmax."""
+#: What the activations of ViT and LLM need together: with a stream for each they are there at the same time.
+_AT_ONCE: Mapping[Streams, Callable[[tuple[int, int]], int]] = {"one": max, "two": sum}
+
+
+def _activations(dims: ModelDims, capacity: int, dtype: DType) -> tuple[int, int]:
+    """The widest moments of ViT and LLM: hidden MLP rows, or scores of all heads with their softmax."""
     vision, text = dims.vision, dims.text
     size = DTYPE_BYTES[dtype]
     vit = vision.tokens * max(3 * vision.mlp_width, 2 * vision.heads * vision.tokens)
     steps = vision.visual_tokens
     llm = steps * max(5 * text.mlp_width, 3 * text.heads * (capacity + steps))
-    return max(vit, llm) * size
+    return vit * size, llm * size

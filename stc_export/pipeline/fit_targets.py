@@ -38,8 +38,8 @@ def fit_bundle(path: Path, target: Target) -> Fit:
     manifest = read_manifest(path)
     dims, policy, precisions = manifest.dims, manifest.policy, bundle_precisions(manifest)
     disk = sum(entry.size_bytes for entry in manifest.files)
-    stored, in_place = Stored(disk, _session_weights(manifest)), target.backend.in_place
-    size = session_size(stored, dims, policy, precisions.dtype, in_place=in_place)
+    stored = Stored(disk, _session_weights(manifest))
+    size = session_size(stored, dims, policy, precisions.dtype, target.backend)
     return fit_target(target, dims, policy, precisions, size.session_bytes)
 
 

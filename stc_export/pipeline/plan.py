@@ -70,8 +70,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     _check_policy_graphs(request.policy, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
-    in_place = target.backend.in_place
-    size = estimate(split, model.dims, request.policy, form.dtype, in_place=in_place)
+    size = estimate(split, model.dims, request.policy, form.dtype, target.backend)
     plan = BuildPlan(
         model=source.name,
         family=family.name,

@@ -27,7 +27,9 @@ class FrameReport:
         gate_ms: Time of resize, gate and decision.
         vit_ms: Time of the vision transformer (0 for skip).
         pruner_ms: Time of projector and pruner (0 for skip).
-        prefill_ms: Time of the LLM over the kept tokens (0 without any).
+        prefill_ms: Time of the LLM over the kept tokens (0 without any). On a target with two streams the LLM works on
+            when the frame is reported: this is then how long the stream was held up by it, which is the wait for the
+            prefill of the frame before and the handing over of this one.
     """
 
     time_s: float

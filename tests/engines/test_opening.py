@@ -65,6 +65,15 @@ def test_bundle_for_a_board_runs_with_its_engines(jetson: Path) -> None:
     assert Model.open(jetson, backend).engine("cacher_gate") is not None
 
 
+@pytest.mark.parametrize(("target", "beside"), [("jetson-orin-nano-8gb", False), ("jetson-agx-orin-64gb", True)])
+def test_llm_has_a_stream_of_its_own_where_the_target_says_so(jetson: Path, target: str, *, beside: bool) -> None:
+    manifest = replace(Bundle.open(jetson).manifest, target=target)
+    (jetson / "manifest.json").write_text(manifest_to_text(manifest))
+    seal(jetson)
+    backend = open_backend(jetson)
+    assert (backend.llm is not backend) == beside
+
+
 def test_engines_of_another_release_are_found_before_they_are_loaded(jetson: Path) -> None:
     seal(jetson, version="10.16.1")
     with pytest.raises(BundleError, match=r"version is 10\.16\.1, here 10\.3\.0"):

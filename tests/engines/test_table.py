@@ -66,6 +66,7 @@ def test_target_every_figure_has_its_source_and_no_source_lacks_its_figure(targe
     optional = ("gpu_names", "sm", "memory_bytes", "memory_reserved_bytes", "bandwidth_bytes_per_s", "software")
     figures = (
         {"precisions"}
+        | ({"backend.streams"} if target.backend.streams == "two" else set())
         | ({"flavour"} if target.flavour != "base" else set())
         | {name for name in optional if getattr(target, name)}
     )

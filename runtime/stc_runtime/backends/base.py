@@ -5,7 +5,7 @@ Protocols, so that a backend needs no import of ours, and so that a test can bri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,17 +23,19 @@ Tensors = Mapping[str, Tensor]
 class Engine(Protocol):
     """A graph that is ready to run. It keeps no state between calls."""
 
-    def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Tensors, into: Tensors) -> Arrays:
         """Run once.
 
         Args:
             feeds: One C-contiguous array per declared input, in the type that carries its own (see
                 :mod:`stc_runtime.dtypes`): of the host, or of a store of the same backend.
-            into: Outputs to be written in place, C-contiguous, of exactly the shape that results, of either kind. If
-                the backend is ``in_place``, an array may be the same memory as the input that the output updates.
+            into: Outputs to be written in place, of exactly the shape that results, of either kind; C-contiguous, or
+                at least each block of the last two dimensions (see :func:`stc_runtime.backends.store.cut`). If the
+                backend is ``in_place``, an array may be the same memory as the input that the output updates.
 
         Returns:
-            The outputs that ``into`` does not name, as new arrays.
+            The outputs that ``into`` does not name, as new arrays. Those of the LLM may be waited for when they are
+            first looked at (see :attr:`Backend.llm`); what goes wrong by then is raised there.
 
         Raises:
             ValueError: Arrays that are not as declared (see :func:`check_arrays`); nothing was written.
@@ -49,6 +51,14 @@ class Backend(Protocol):
     """
 
     in_place: bool
+
+    @property
+    def llm(self) -> Backend:
+        """What runs the LLM and holds its memory: this backend, or one that works beside it.
+
+        Runs of one that works beside it return before they are done, and the work of each of the two is done in order.
+        """
+        ...
 
     def store(self, count: int, dtype: DTypeLike) -> Store:
         """Reserve a row of ``count`` zeros, for as long as the store is referred to.
@@ -94,10 +104,10 @@ def check_arrays(graph: GraphEntry, feeds: Tensors, into: Tensors) -> dict[str, 
     for spec in graph.inputs:
         if spec.name not in feeds:
             raise ValueError(f"{graph.file}: the input {spec.name} is missing")
-        _check_array(graph, spec, feeds[spec.name], letters)
+        _check_array(graph, spec, feeds[spec.name], letters, _contiguous)
     for spec in graph.outputs:
         if spec.name in into:
-            _check_array(graph, spec, into[spec.name], letters)
+            _check_array(graph, spec, into[spec.name], letters, _in_blocks)
             if not _writeable(into[spec.name]):
                 raise ValueError(f"{graph.file}: {spec.name} is read-only and cannot be written")
     return letters
@@ -109,9 +119,11 @@ def _check_names(graph: GraphEntry, kind: str, given: Iterable[str], declared: I
         raise ValueError(f"{graph.file}: there is no {kind} {', '.join(sorted(unknown))}")
 
 
-def _check_array(graph: GraphEntry, spec: TensorSpec, array: Tensor, letters: dict[str, int]) -> None:
-    """Check one array and add the letters of its shape to those known."""
-    fits = array.dtype == carrier(spec.dtype) and len(array.shape) == len(spec.shape) and _contiguous(array)
+def _check_array(
+    graph: GraphEntry, spec: TensorSpec, array: Tensor, letters: dict[str, int], lies: Callable[[Tensor], bool]
+) -> None:
+    """Check one array, and that it lies as it should, and add the letters of its shape to those known."""
+    fits = array.dtype == carrier(spec.dtype) and len(array.shape) == len(spec.shape) and lies(array)
     if fits:
         for want, have in zip(spec.shape, array.shape, strict=True):
             fits &= (letters.setdefault(want, have) if isinstance(want, str) else want) == have
@@ -124,7 +136,14 @@ def _check_array(graph: GraphEntry, spec: TensorSpec, array: Tensor, letters: di
 
 
 def _contiguous(array: Tensor) -> bool:
-    return not isinstance(array, np.ndarray) or array.flags.c_contiguous
+    return array.flags.c_contiguous if isinstance(array, np.ndarray) else not array.pitch
+
+
+def _in_blocks(array: Tensor) -> bool:
+    """Whether it is contiguous, or at least each block of its last two dimensions."""
+    if not isinstance(array, np.ndarray):
+        return True
+    return array.flags.c_contiguous or (array.ndim > 2 and array[(0,) * (array.ndim - 2)].flags.c_contiguous)
 
 
 def _writeable(array: Tensor) -> bool:

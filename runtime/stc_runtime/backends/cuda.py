@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +20,56 @@ _NON_BLOCKING = 1
 _THREAD_LOCAL = 1
 
 
+#: CU_MEMORYTYPE_DEVICE.
+_ON_DEVICE = 2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows on a device at equal distances.
+
+    Attributes:
+        address: Where the first begins.
+        pitch: Bytes from there to the beginning of the next.
+    """
+
+    address: int
+    pitch: int
+
+
+class _Copy2D(ctypes.Structure):
+    """CUDA_MEMCPY2D_v2: places and kinds of memory of source and target, then the size of what is copied."""
+
+    _fields_ = [
+        ("srcXInBytes", ctypes.c_size_t),
+        ("srcY", ctypes.c_size_t),
+        ("srcMemoryType", ctypes.c_uint),
+        ("srcHost", ctypes.c_void_p),
+        ("srcDevice", ctypes.c_uint64),
+        ("srcArray", ctypes.c_void_p),
+        ("srcPitch", ctypes.c_size_t),
+        ("dstXInBytes", ctypes.c_size_t),
+        ("dstY", ctypes.c_size_t),
+        ("dstMemoryType", ctypes.c_uint),
+        ("dstHost", ctypes.c_void_p),
+        ("dstDevice", ctypes.c_uint64),
+        ("dstArray", ctypes.c_void_p),
+        ("dstPitch", ctypes.c_size_t),
+        ("WidthInBytes", ctypes.c_size_t),
+        ("Height", ctypes.c_size_t),
+    ]
+
+
 class Device(Protocol):
     """What a backend needs of a GPU; a test brings its own."""
 
     @property
     def stream(self) -> int:
         """Handle of the stream that copies and kernels are put on."""
+        ...
+
+    def fork(self) -> Device:
+        """Return the same device with another stream; the two do not wait for each other."""
         ...
 
     def enter(self) -> None:
@@ -65,6 +110,10 @@ class Device(Protocol):
 
     def copy(self, to: int, source: int, size: int) -> None:
         """Put a copy within the device on the stream; the two must not overlap."""
+        ...
+
+    def copy_rows(self, to: Rows, source: Rows, size: int, count: int) -> None:
+        """Put the copy of ``count`` rows of ``size`` bytes each within the device on the stream."""
         ...
 
     def clear(self, address: int, size: int) -> None:
@@ -109,6 +158,7 @@ class CudaDevice:
             raise DeviceError(
                 f"The NVIDIA driver is not here ({error}).", "Install it (nvidia-smi must list the GPU)."
             ) from error
+        self._library = library
         device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), 0)
@@ -121,6 +171,10 @@ class CudaDevice:
     def stream(self) -> int:
         """See :class:`Device`."""
         return self._stream
+
+    def fork(self) -> CudaDevice:
+        """See :class:`Device`."""
+        return CudaDevice(self._library)
 
     def enter(self) -> None:
         """See :class:`Device`."""
@@ -157,6 +211,13 @@ class CudaDevice:
     def copy(self, to: int, source: int, size: int) -> None:
         """See :class:`Device`."""
         self._copy("cuMemcpyDtoDAsync_v2", ctypes.c_uint64(to), ctypes.c_uint64(source), size)
+
+    def copy_rows(self, to: Rows, source: Rows, size: int, count: int) -> None:
+        """See :class:`Device`."""
+        places = _Copy2D(srcMemoryType=_ON_DEVICE, srcDevice=source.address, srcPitch=source.pitch)
+        places.dstMemoryType, places.dstDevice, places.dstPitch = _ON_DEVICE, to.address, to.pitch
+        places.WidthInBytes, places.Height = size, count
+        self._call("cuMemcpy2DAsync_v2", ctypes.byref(places), ctypes.c_void_p(self._stream))
 
     def clear(self, address: int, size: int) -> None:
         """See :class:`Device`."""

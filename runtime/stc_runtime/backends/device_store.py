@@ -58,11 +58,21 @@ class Shared:
         device: The GPU.
         scratch: What a context needs while it runs, and what a run that overlaps with its target is copied through.
         lock: Held by whoever puts work on the stream: what others put there meanwhile would get into a CUDA graph.
+        awaited: Whether a run returns when it is done; else when it is on the stream.
     """
 
     device: Device
     scratch: Scratch
     lock: threading.RLock
+    awaited: bool = True
+
+    def beside(self) -> Shared:
+        """Return the same GPU with a stream and scratch memory of its own, whose runs are not awaited.
+
+        The lock is the same: memory is given back by whichever thread comes to it, and two locks could cross.
+        """
+        device = self.device.fork()
+        return Shared(device, Scratch(device), self.lock, awaited=False)
 
 
 class DeviceStore:

@@ -94,8 +94,10 @@ class OrtEngine:
     def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
         """Run once (see :class:`stc_runtime.backends.base.Engine`)."""
         letters = check_arrays(self._graph, feeds, into)  # ONNX Runtime gets bare addresses
-        own = self._own_places(into, letters)
-        places = {**host_arrays(into), **own}
+        wanted = host_arrays(into)
+        direct = {name: array for name, array in wanted.items() if array.flags.c_contiguous}
+        own = self._own_places(direct, letters)
+        places = {**direct, **own}
         binding = self._session.io_binding()
         for name, array in host_arrays(feeds).items():
             binding.bind_input(name, "cpu", 0, _element(array), array.shape, array.ctypes.data)
@@ -110,17 +112,18 @@ class OrtEngine:
         except Exception as error:  # onnxruntime raises its own untyped family
             raise _explained(error, self._graph, "run") from error
         names = [spec.name for spec in self._graph.outputs]
-        if len(places) == len(names):
-            return own
         values = zip(names, binding.get_outputs(), strict=True)
-        return own | {name: value.numpy() for name, value in values if name not in places}
+        fresh = own | {name: value.numpy() for name, value in values if name not in places}
+        for name in fresh.keys() & wanted.keys():
+            wanted[name][...] = fresh.pop(name)
+        return fresh
 
-    def _own_places(self, into: Tensors, letters: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    def _own_places(self, direct: Tensors, letters: Mapping[str, int]) -> dict[str, NDArray[Any]]:
         """Make arrays for outputs of types that numpy lacks, which ONNX Runtime cannot hand over as arrays itself."""
         return {
             spec.name: np.empty([letters[d] if isinstance(d, str) else d for d in spec.shape], carrier(spec.dtype))
             for spec in self._graph.outputs
-            if spec.dtype in _ELEMENTS and spec.name not in into
+            if spec.dtype in _ELEMENTS and spec.name not in direct
         }
 
 

@@ -1,4 +1,7 @@
-"""What the host feeds to an engine or reads from it: pinned memory with memory on the device beside it."""
+"""Where tensors of an engine lie that have no place of their own on the device.
+
+What the host feeds or reads has pinned memory with memory on the device beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stc_runtime.backends.device_store import Scratch
 
 if TYPE_CHECKING:
     from stc_runtime.backends.cuda import Device
@@ -31,6 +36,7 @@ class Staging:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._places: dict[str, Place] = {}
+        self._asides: dict[str, Scratch] = {}
 
     def place(self, name: str, size: int) -> Place:
         """Return where ``size`` bytes of a tensor are staged.
@@ -47,3 +53,11 @@ class Staging:
                 self._device.free_pinned(place.host)
             place = self._places[name] = Place(self._device.pinned(room), self._device.allocate(room))
         return Place(place.host[:size], place.address)
+
+    def aside(self, name: str, size: int) -> int:
+        """Return the address of ``size`` bytes for a tensor that stays on the device.
+
+        Raises:
+            ResourceError: There are not so many.
+        """
+        return self._asides.setdefault(name, Scratch(self._device)).at_least(max(size, 1))

@@ -5,27 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceArray:
-    """A C-contiguous array on a device, as engines take it in place of one on the host.
+    """An array on a device, as engines take it in place of one on the host.
 
     Attributes:
         address: Where it lies.
         shape: Its shape.
         dtype: Its type.
+        pitch: Bytes from one block of the last two dimensions to the next; 0 if the array is C-contiguous.
     """
 
     address: int
     shape: Shape
     dtype: np.dtype[Any]
+    pitch: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -119,9 +124,23 @@ class HostMemory:
     #: Whether an output may be the same memory as the input that it updates.
     in_place = True
 
+    @property
+    def llm(self) -> Self:
+        """What runs the LLM: the same."""
+        return self
+
     def store(self, count: int, dtype: DTypeLike) -> HostStore:
         """Reserve a store of zeros (see :class:`stc_runtime.backends.base.Backend`)."""
         return HostStore(count, dtype)
+
+
+def cut(tensor: Tensor, start: int, count: int) -> Tensor:
+    """Return the part [..., start : start + count, W] of a C-contiguous array [..., N, W], in the same memory."""
+    if isinstance(tensor, np.ndarray):
+        return tensor[..., start : start + count, :]
+    *outer, rows, width = tensor.shape
+    size = width * tensor.dtype.itemsize
+    return DeviceArray(tensor.address + start * size, (*outer, count, width), tensor.dtype, rows * size)
 
 
 def host_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -33,16 +33,35 @@ class TrtBackend:
         log: A logger of that module, whose ``errors`` are the messages of errors so far.
         device: The GPU.
         folder: Where the engines are (see :mod:`stc_export.spec.engines`).
+        shared: What its engines and stores have in common; by default a stream and memory of their own.
     """
 
     #: An output could be written before all of the input that it updates was read.
     in_place = False
 
-    def __init__(self, trt: Any, log: Any, device: Device, folder: Path) -> None:
+    def __init__(self, trt: Any, log: Any, device: Device, folder: Path, shared: Shared | None = None) -> None:
         self._trt, self._log, self._device, self._folder = trt, log, device, folder
-        self._shared = Shared(device, Scratch(device), threading.RLock())
+        self._shared = shared or Shared(device, Scratch(device), threading.RLock())
+        self._llm = self
         device.enter()
         self._runtime = trt.Runtime(log)
+
+    @classmethod
+    def on_two_streams(cls, trt: Any, log: Any, device: Device, folder: Path) -> TrtBackend:
+        """Return one whose LLM has a stream and scratch memory of its own, so that it works beside the encoder.
+
+        The two share nothing on the device: visual tokens and their indices come to the host, which needs them, and go
+        to the LLM from there. So neither stream has to wait for the other.
+        """
+        backend = cls(trt, log, device, folder)
+        beside = backend._shared.beside()
+        backend._llm = cls(trt, log, beside.device, folder, beside)
+        return backend
+
+    @property
+    def llm(self) -> TrtBackend:
+        """See :class:`stc_runtime.backends.base.Backend`."""
+        return self._llm
 
     def store(self, count: int, dtype: DTypeLike) -> DeviceStore:
         """Reserve a store on the device (see :class:`stc_runtime.backends.base.Backend`)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
 from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, TensorSpec
-from stc_runtime.backends.base import Tensors, check_arrays
+from stc_runtime.backends.base import Arrays, Tensors, check_arrays
+from stc_runtime.backends.cuda import Rows
 from stc_runtime.backends.device_store import Shared
 from stc_runtime.backends.replay import Replays
 from stc_runtime.backends.staging import Staging
@@ -57,6 +59,36 @@ class Call:
     outputs: tuple[Binding, ...]
 
 
+class Later(Mapping[str, NDArray[Any]]):
+    """Outputs of a run that are waited for when they are first looked at.
+
+    Args:
+        fetch: Waits for them and returns them.
+    """
+
+    def __init__(self, fetch: Callable[[], dict[str, NDArray[Any]]]) -> None:
+        self._fetch = fetch
+        self._values: dict[str, NDArray[Any]] | None = None
+
+    def wait(self) -> dict[str, NDArray[Any]]:
+        """Return them as they are."""
+        if self._values is None:
+            self._values = self._fetch()
+        return self._values
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return an output."""
+        return self.wait()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return their names."""
+        return iter(self.wait())
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.wait())
+
+
 class TrtEngine:
     """An engine (see :class:`stc_runtime.backends.base.Engine`). Calls from several threads run one by one.
 
@@ -70,11 +102,12 @@ class TrtEngine:
         self._contexts: dict[int, Any] = {}
         self._over = in_place(graph)  # output -> input in whose place it lies, as TensorRT demands
         self._staging, self._replays = Staging(shared.device), Replays(shared.device)
+        self._last = Later(dict)
         with shared.lock:
             shared.device.enter()
             shared.scratch.at_least(engine.device_memory_size_v2)
 
-    def run(self, feeds: Tensors, into: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Tensors, into: Tensors) -> Arrays:
         """Run once (see :class:`stc_runtime.backends.base.Engine`).
 
         Raises:
@@ -84,13 +117,21 @@ class TrtEngine:
         letters = check_arrays(self._graph, feeds, into)
         with self._shared.lock:
             self._shared.device.enter()
+            self._settle()
             call = self._call(feeds, into, letters)
             for binding in call.inputs:
                 if binding.host is not None:
                     binding.host[...] = np.asarray(feeds[binding.name]).reshape(-1).view(np.uint8)
             self._replays.run(call, lambda: self._put(self._context(call.profile), call), lambda: self._own(call))
-            self._shared.device.wait()
-            return self._fetched(call, into)
+            self._spread(call, into)
+            self._last = Later(lambda: self._fetched(call, into))
+            if self._shared.awaited or any(isinstance(array, np.ndarray) for array in into.values()):
+                self._last.wait()
+            return self._last
+
+    def _settle(self) -> None:
+        """Finish the call before, whosever it was: the pinned memory of both is the same."""
+        self._last.wait()
 
     def _call(self, feeds: Tensors, into: Tensors, letters: Mapping[str, int]) -> Call:
         inputs = tuple(self._bind(spec, feeds[spec.name].shape, feeds[spec.name]) for spec in self._graph.inputs)
@@ -102,10 +143,12 @@ class TrtEngine:
         return Call(self._choose(feeds), scratch, inputs, outputs)
 
     def _bind(self, spec: TensorSpec, shape: Shape, tensor: Tensor | None) -> Binding:
-        if isinstance(tensor, DeviceArray):
+        if isinstance(tensor, DeviceArray) and not tensor.pitch:
             return Binding(spec.name, tensor.address, shape, None)
-        name = self._over.get(spec.name, spec.name)
-        place = self._staging.place(name, int(np.prod(shape)) * carrier(spec.dtype).itemsize)
+        size = int(np.prod(shape)) * carrier(spec.dtype).itemsize
+        if isinstance(tensor, DeviceArray):
+            return Binding(spec.name, self._staging.aside(spec.name, size), shape, None)
+        place = self._staging.place(self._over.get(spec.name, spec.name), size)
         return Binding(spec.name, place.address, shape, place.host)
 
     def _choose(self, feeds: Tensors) -> int:
@@ -159,8 +202,27 @@ class TrtEngine:
             if binding.host is not None:
                 device.download(binding.host, binding.address)
 
+    def _spread(self, call: Call, into: Tensors) -> None:
+        """Put copies of outputs that lie in blocks on the stream: TensorRT writes contiguous arrays only.
+
+        They are not part of a CUDA graph, since their places are others in each call.
+        """
+        for binding in call.outputs:
+            wanted = into.get(binding.name)
+            if isinstance(wanted, DeviceArray) and wanted.pitch:
+                *outer, rows, width = wanted.shape
+                size = rows * width * wanted.dtype.itemsize
+                to, source = Rows(wanted.address, wanted.pitch), Rows(binding.address, size)
+                self._shared.device.copy_rows(to, source, size, math.prod(outer))
+
     def _fetched(self, call: Call, into: Tensors) -> dict[str, NDArray[Any]]:
-        """Copy what was staged to where it is wanted, and return what nobody gave a place for."""
+        """Wait, copy what was staged to where it is wanted, and return what nobody gave a place for."""
+        with self._shared.lock:
+            self._shared.device.enter()
+            self._shared.device.wait()
+            return self._unstaged(call, into)
+
+    def _unstaged(self, call: Call, into: Tensors) -> dict[str, NDArray[Any]]:
         fresh = {}
         types = {spec.name: carrier(spec.dtype) for spec in self._graph.outputs}
         for binding in call.outputs:

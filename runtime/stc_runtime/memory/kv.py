@@ -3,8 +3,8 @@
 The LLM graph reads the past as contiguous arrays [1, Hkv, P, d], where P is a *bucket*: a few sizes from 64 up to the
 capacity, so that a backend sees few shapes. A bias of -65504 hides slots that hold nothing. A slice of an array
 [Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
-in place, when the bucket grows. So no step copies the cache, which lies where the backend's graphs read it. A graph
-that writes the cache itself has one size only: ``least`` is then the capacity.
+in place, when the bucket grows. So no step copies the cache, which lies where the backend's graphs read and write it. A
+graph that writes into the whole cache has one size only: ``least`` is then the capacity.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.errors import ParityError, ResourceError
 from stc_export.spec.memory import bucket_for
-from stc_runtime.backends.store import HostStore, Store, Tensor
+from stc_runtime.backends.store import HostStore, Store, Tensor, cut
 from stc_runtime.dtypes import clipped, narrowed, widened
 from stc_runtime.memory.rotary import shift_keys
 
@@ -61,8 +61,8 @@ class KVShape:
 class KVMemory:
     """The KV cache of one stream.
 
-    Every number in it is finite, used or not: hidden slots are multiplied by a weight of 0, which would not remove a
-    NaN. Slots and positions are the business of :mod:`stc_runtime.memory.planner`.
+    Every number in it is to be finite, used or not: hidden slots are multiplied by a weight of 0, which would not
+    remove a NaN. Slots and positions are the business of :mod:`stc_runtime.memory.planner`.
     """
 
     def __init__(
@@ -130,6 +130,10 @@ class KVMemory:
         names = (("key", 0), ("value", 1))
         return {f"{name}_{layer}_{suffix}": pair[half] for name, half in names for layer, pair in enumerate(pairs)}
 
+    def places(self, slot: int, end: int) -> dict[str, Tensor]:
+        """Return slots ``[slot, end)`` of all layers as outputs [1, Hkv, S, d]: ``key_0_out``, ..., views as above."""
+        return {name: cut(tensor, slot, end - slot) for name, tensor in self.ports("out").items()}
+
     def bias(self) -> Array:
         """Return the additive mask [1, P]: 0 for used slots, -65504 for others. A view that changes with ``used``."""
         return self._bias[: self._bucket].reshape(1, -1)
@@ -152,25 +156,6 @@ class KVMemory:
             self._lay_out(store, grown)
         self._bucket = grown
 
-    def write(self, layer: int, slot: int, new_keys: Array, new_values: Array) -> None:
-        """Store new tokens of a layer from ``slot`` on; they stay hidden until ``used`` covers them.
-
-        Args:
-            layer: Index of the layer.
-            slot: First slot.
-            new_keys: Rotated keys [1, Hkv, S, d] in the dtype of the memory.
-            new_values: Values [1, Hkv, S, d].
-
-        Raises:
-            ParityError: A number is not finite.
-            ValueError: Tokens that leave the bucket.
-        """
-        end = slot + new_keys.shape[2]
-        self.check_room(slot, end)
-        _check_finite(layer, new_keys, new_values)
-        self._put(self._keys[layer], slot, new_keys[0])
-        self._put(self._values[layer], slot, new_values[0])
-
     def check_room(self, slot: int, end: int) -> None:
         """Check that slots ``[slot, end)`` are ones that the graph sees.
 
@@ -181,19 +166,24 @@ class KVMemory:
             raise ValueError(f"slots [{slot}, {end}) in a bucket of {self._bucket}")
 
     def check_written(self, slot: int, end: int) -> None:
-        """Check slots ``[slot, end)`` of all layers, which the graph wrote itself.
+        """Look at slots ``[slot, end)`` of all layers, which a graph has written, if they lie on the host.
+
+        Those on a device are not fetched for this: the logits, which depend on them, are looked at instead.
 
         Raises:
             ParityError: A number is not finite. The slots are then zeros, so that nothing else is spoilt.
         """
-        try:
-            for layer, pair in enumerate(zip(self._keys, self._values, strict=True)):
-                _check_finite(layer, *(self._get(store, slot, end - slot) for store in pair))
-        except ParityError:
-            nothing = np.zeros((self._shape.kv_heads, end - slot, self._shape.head_dim), self._bias.dtype)
-            for store in (*self._keys, *self._values):
-                self._put(store, slot, nothing)
-            raise
+        for layer in range(self.layers):
+            written = (cut(tensor, slot, end - slot) for tensor in self.past(layer))
+            if not all(np.isfinite(widened(array)).all() for array in written if isinstance(array, np.ndarray)):
+                self.wipe(slot, end)
+                raise not_finite(f"Layer {layer} of the language model")
+
+    def wipe(self, slot: int, end: int) -> None:
+        """Set slots ``[slot, end)`` of all layers to 0."""
+        nothing = np.zeros((self._shape.kv_heads, end - slot, self._shape.head_dim), self._bias.dtype)
+        for store in (*self._keys, *self._values):
+            self._put(store, slot, nothing)
 
     def set_sink(self, tokens: int) -> None:
         """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
@@ -248,7 +238,9 @@ class KVMemory:
         self.move_sink(0)
 
     def reset(self) -> None:
-        """Forget everything: no used slots, no sink, the first bucket."""
+        """Forget everything: no used slots, no sink, the first bucket, and no number that was not finite."""
+        for store in (*self._keys, *self._values):
+            store.clear()
         self._bucket = self._shape.bucket(0)
         self._sink = 0
         self._origin = 0
@@ -275,9 +267,8 @@ class KVMemory:
             store.move(head * bucket * width, self._place(head, 0), self._bucket * width)
 
 
-def _check_finite(layer: int, keys: Array, values: Array) -> None:
-    if not (np.isfinite(widened(keys)).all() and np.isfinite(widened(values)).all()):
-        raise ParityError(
-            f"Layer {layer} of the language model gave numbers that are not finite: an overflow.",
-            "Build the bundle with --precision fp32.",
-        )
+def not_finite(what: str) -> ParityError:
+    """Return the error of numbers that are infinite or none at all."""
+    return ParityError(
+        f"{what} gave numbers that are not finite: an overflow.", "Build the bundle with --precision fp32."
+    )

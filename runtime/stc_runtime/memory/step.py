@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import ResourceError
+from stc_runtime.memory.kv import not_finite
 
 if TYPE_CHECKING:
     from stc_export.spec.manifest import Flavour, Manifest
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from stc_runtime.memory.kv import KVMemory
 
 Array = NDArray[Any]
+#: Waits for the logits [1, V] in float32. Raises ParityError if one of them is not finite.
+Logits = Callable[[], Array]
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,41 @@ def _as_built(manifest: Manifest, needed: int) -> Slots:
     return Slots(slots, slots)
 
 
-def _host_writes(engine: Engine, kv: KVMemory, feeds: Tensors, slot: int) -> Array:
-    """The graph gives the new keys and values back, and they are stored behind the others."""
-    outputs = engine.run({**feeds, **kv.ports("in")}, {})
-    for layer in range(kv.layers):
-        kv.write(layer, slot, outputs[f"key_{layer}_out"], outputs[f"value_{layer}_out"])
-    return outputs["logits"]
+def _graph_gives(engine: Engine, kv: KVMemory, feeds: Tensors, slot: int) -> Logits:
+    """The graph gives the new keys and values only, and the backend puts them behind the others."""
+    end = _end(kv, feeds, slot)
+    return _run(engine, kv, feeds, kv.places(slot, end), (slot, end))
 
 
-def _graph_writes(engine: Engine, kv: KVMemory, feeds: Tensors, slot: int) -> Array:
+def _graph_writes(engine: Engine, kv: KVMemory, feeds: Tensors, slot: int) -> Logits:
     """The graph writes into the memory: what goes in and what comes out are the same arrays."""
+    told = {"write_slot": np.array([slot], np.int64)}
+    return _run(engine, kv, {**feeds, **told}, kv.ports("out"), (slot, _end(kv, feeds, slot)))
+
+
+def _end(kv: KVMemory, feeds: Tensors, slot: int) -> int:
     end = slot + feeds["inputs_embeds"].shape[1]
     kv.check_room(slot, end)
-    told = {"write_slot": np.array([slot], np.int64)}
-    outputs = engine.run({**feeds, **told, **kv.ports("in")}, kv.ports("out"))
-    kv.check_written(slot, end)
-    return outputs["logits"]
+    return end
+
+
+def _run(engine: Engine, kv: KVMemory, feeds: Tensors, into: Tensors, written: tuple[int, int]) -> Logits:
+    """Run the graph on the memory and look at what it gave.
+
+    On a device the logits stand for keys and values. A value that is not finite always shows in them, and so does a
+    key, unless the last token scores it -inf: then it has the weight 0, and shows in the first call that it matters to.
+    """
+    outputs = engine.run({**feeds, **kv.ports("in")}, into)
+    kv.check_written(*written)
+
+    def looked_at() -> Array:
+        logits = outputs["logits"]
+        if not np.isfinite(logits).all():
+            kv.wipe(*written)
+            raise not_finite("The language model")
+        return logits
+
+    return looked_at
 
 
 @dataclass(frozen=True)
@@ -73,15 +95,15 @@ class LlmForm:
     Attributes:
         slots: (manifest, slots that the policy needs) -> those of the memory. Raises ResourceError if the graph has
             fewer.
-        run: (engine, memory, feeds beside the memory, first slot of the new tokens) -> logits [1, V] in float32; the
-            new tokens are in the memory then, still hidden. Raises ParityError if one of them is not finite.
+        run: (engine, memory, feeds beside the memory, first slot of the new tokens) -> logits; the new tokens are in
+            the memory for all that comes after, still hidden. Raises ParityError if a number on the host is not finite.
     """
 
     slots: Callable[[Manifest, int], Slots]
-    run: Callable[[Engine, KVMemory, Tensors, int], Array]
+    run: Callable[[Engine, KVMemory, Tensors, int], Logits]
 
 
 LLM_FORMS: Mapping[Flavour, LlmForm] = {
-    "base": LlmForm(_any_number, _host_writes),
+    "base": LlmForm(_any_number, _graph_gives),
     "modern": LlmForm(_as_built, _graph_writes),
 }

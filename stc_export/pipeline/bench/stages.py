@@ -166,7 +166,11 @@ class _PrefillPasses:
         """Prefill the next frame; a new pass forgets the last one first, which is not timed."""
         if index % self._frames == 0:
             self._memory.reset()
-        return timed_ms(lambda: self._memory.add_frame(self._tokens, self._indices))
+        return timed_ms(self._prefill)
+
+    def _prefill(self) -> None:
+        self._memory.add_frame(self._tokens, self._indices)
+        self._memory.settle()
 
 
 def measure_stream(model: Model, policy: Policy, name: str, scene: Scene, repeats: int, progress: Progress) -> Measured:

@@ -6,8 +6,11 @@ the chosen profile, and nothing runs before every tensor has both.
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
+import random
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,35 +25,50 @@ from stc_export.spec.errors import DeviceError, ResourceError
 from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import GraphEntry, Manifest, read_manifest
 from stc_runtime.backends.base import Engine
+from stc_runtime.backends.cuda import Rows
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.trt import TrtBackend
 from stc_runtime.bundle import Bundle
 from stc_runtime.dtypes import carrier
 
+Schedule = Callable[[list["FakeDevice"]], None]
 Profiles = Callable[[GraphEntry, Manifest], tuple[Profile, ...]]
 
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "uint8": "UINT8"}
 
 
 class FakeDevice:
-    """Memory with addresses.
+    """Memory with addresses, and one stream or more: rows of steps, each done in order.
+
+    Nothing but ``wait`` makes a step happen at a certain time: one that should have been waited for may come late.
 
     Args:
         most: Bytes that there are.
+        schedule: Called with all streams whenever something was put on one or is waited for; does steps of any of them.
     """
 
-    def __init__(self, most: int = 1 << 30) -> None:
+    def __init__(self, most: int = 1 << 30, schedule: Schedule | None = None) -> None:
         self.memory: dict[int, bytearray] = {}
         self.host: dict[int, NDArray[np.uint8]] = {}
-        self._next, self._most = 4096, most
-        self.entered = self.launched = self.moved = 0
+        self._addresses, self._most = [4096], most
+        self._schedule = schedule or at_once
+        self._steps: deque[Callable[[], None]] = deque()
+        self.streams: dict[int, FakeDevice] = {77: self}
+        self._stream = 77
+        self.entered = self.launched = self.up = self.down = 0
         self.capturable = True
         self.graphs: list[list[Callable[[], None]]] = []
         self._captured: list[Callable[[], None]] | None = None
 
     @property
     def stream(self) -> int:
-        return 77
+        return self._stream
+
+    def fork(self) -> FakeDevice:
+        other = copy.copy(self)
+        other._steps, other._stream = deque(), 77 + len(self.streams)
+        self.streams[other.stream] = other
+        return other
 
     def enter(self) -> None:
         self.entered += 1
@@ -58,7 +76,8 @@ class FakeDevice:
     def allocate(self, size: int) -> int:
         if sum(map(len, self.memory.values())) + size > self._most:
             raise ResourceError("The GPU has no memory left.", "Close other programs.")
-        address, self._next = self._next, self._next + size + 256
+        address = self._addresses[-1]
+        self._addresses.append(address + size + 256)
         self.memory[address] = bytearray(b"\xcd" * size)
         return address
 
@@ -78,14 +97,14 @@ class FakeDevice:
         data = array if array.ctypes.data in self.host else array.copy()
 
         def write() -> None:
-            self.moved += data.nbytes
+            self.up += data.nbytes
             self._store(address, data.tobytes())
 
         self.put(write)
 
     def download(self, array: NDArray[Any], address: int) -> None:
         def read() -> None:
-            self.moved += array.nbytes
+            self.down += array.nbytes
             array[...] = np.frombuffer(self.at(address, array.nbytes), array.dtype).reshape(array.shape)
 
         self.put(read)
@@ -93,6 +112,16 @@ class FakeDevice:
     def copy(self, to: int, source: int, size: int) -> None:
         assert to + size <= source or source + size <= to, "a copy within the device must not overlap"
         self.put(lambda: self._store(to, bytes(self.at(source, size))))
+
+    def copy_rows(self, to: Rows, source: Rows, size: int, count: int) -> None:
+        assert min(to.pitch, source.pitch) >= size, "rows overlap"
+
+        def copy() -> None:
+            rows = [bytes(self.at(source.address + row * source.pitch, size)) for row in range(count)]
+            for row, data in enumerate(rows):
+                self._store(to.address + row * to.pitch, data)
+
+        self.put(copy)
 
     def clear(self, address: int, size: int) -> None:
         self.put(lambda: self._store(address, bytes(size)))
@@ -113,20 +142,31 @@ class FakeDevice:
     def launch(self, graph: int) -> None:
         self.launched += 1
         for step in self.graphs[graph - 1]:
-            step()
+            self.put(step)
 
     def forget(self, graph: int) -> None:
         self.graphs[graph - 1] = []
 
     def wait(self) -> None:
         assert self._captured is None, "waiting is not allowed while work is captured"
+        self._schedule(list(self.streams.values()))
+        while self.advance():
+            pass
 
     def put(self, step: Callable[[], None]) -> None:
-        """Do a step of the stream, or take it down."""
+        """Put a step on the stream, or take it down."""
         if self._captured is None:
-            step()
+            self._steps.append(step)
+            self._schedule(list(self.streams.values()))
         else:
             self._captured.append(step)
+
+    def advance(self) -> bool:
+        """Do the next step of the stream; return whether there was one."""
+        if self._steps:
+            self._steps.popleft()()
+            return True
+        return False
 
     def at(self, address: int, size: int) -> memoryview:
         """Return memory that must have been given out, from any place in it."""
@@ -137,6 +177,33 @@ class FakeDevice:
 
     def _store(self, address: int, data: bytes) -> None:
         self.at(address, len(data))[:] = data
+
+
+def at_once(streams: list[FakeDevice]) -> None:
+    """Do everything when it is put."""
+    for stream in streams:
+        while stream.advance():
+            pass
+
+
+def late(_streams: list[FakeDevice]) -> None:
+    """Do nothing before it is waited for."""
+
+
+def first(number: int) -> Schedule:
+    """Return what does everything of one stream at once, and of others nothing before it is waited for."""
+    return lambda streams: at_once(streams[number : number + 1])
+
+
+def mixed(seed: int) -> Schedule:
+    """Return what does some steps of some streams."""
+    draws = random.Random(seed)
+
+    def schedule(streams: list[FakeDevice]) -> None:
+        for _ in range(draws.choice((0, 0, 0, 1, 2, 9))):
+            draws.choice(streams).advance()
+
+    return schedule
 
 
 class FakeTensorRt:
@@ -225,7 +292,7 @@ class IExecutionContext:
         self._scratch = (memory, size)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        assert stream == self._engine.device.stream
+        assert stream in self._engine.device.streams
         self._profile = index
         return 0 <= index < self._engine.num_optimization_profiles
 
@@ -245,8 +312,8 @@ class IExecutionContext:
         return address in self._engine.device.memory
 
     def execute_async_v3(self, stream: int) -> bool:
-        device = self._engine.device
-        if stream != device.stream or self._addresses.keys() != self._engine.ports.keys():
+        device = self._engine.device.streams.get(stream)
+        if device is None or self._addresses.keys() != self._engine.ports.keys():
             return False
         if self._scratch[1] < self._engine.device_memory_size_v2:
             return False

@@ -13,6 +13,7 @@ from stc_export.spec.errors import BundleError
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime import Bundle
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.backends.store import cut
 from stc_runtime.dtypes import carrier, narrowed, widened
 from stc_runtime.testing import FakeBackend
 from tests.runtime.backends.fake_trt import any_shape, fake_backend
@@ -119,6 +120,23 @@ def test_some_outputs_in_place_and_the_others_returned(case: Case) -> None:
     rest = case.engine.run(case.feeds(), into)
     assert rest.keys() == fresh.keys() - into.keys()
     assert same({**rest, **into}, fresh)
+
+
+def test_outputs_may_be_parts_of_slots(case_of: Callable[[tuple[str, str]], Case]) -> None:
+    """Each head of a cache has more slots than the new tokens need; those beside them stay as they were."""
+    case = case_of(("llm", "default"))
+    fresh = case.engine.run(case.feeds(), {})
+    caches = {
+        name: np.full((*array.shape[:2], 9, array.shape[3]), 3, array.dtype)
+        for name, array in fresh.items()
+        if name != "logits"
+    }
+    count = fresh["key_0_out"].shape[2]
+    into = {name: cut(slots, 4, count) for name, slots in caches.items()}
+    assert case.engine.run(case.feeds(), into).keys() == {"logits"}
+    for name, slots in caches.items():
+        assert slots[:, :, 4 : 4 + count].tobytes() == fresh[name].tobytes()
+        assert (np.delete(slots, np.s_[4 : 4 + count], axis=2) == 3).all()
 
 
 @pytest.mark.parametrize("recomputed", [1, 6, 25])

@@ -14,11 +14,12 @@ import pytest
 from stc_engines.profiles import profiles_of
 from stc_export.spec.engines import plan_name
 from stc_export.spec.errors import BundleError, DeviceError, ResourceError
-from stc_export.spec.memory import kept_tokens
+from stc_export.spec.memory import bucket_for, kept_tokens
 from stc_export.spec.policy import Budget, CacherPolicy, GatePolicy, MemoryPolicy, Policy, PrunerPolicy
 from stc_runtime import Bundle, Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.backends.replay import MOST_CALLS
+from stc_runtime.dtypes import declared
 from stc_runtime.footprint import kv_bytes
 from stc_runtime.goldens import Goldens, run_goldens
 from tests.runtime.backends.fake_trt import FakeDevice, FakeTensorRt, any_shape, fake_backend, make_backend, write_plans
@@ -108,24 +109,52 @@ def test_a_stream_whose_frames_keep_other_counts_is_the_same_with_engines_as_the
     assert len({len(kept) for _, _, kept, *_ in found[0]}) > 2
 
 
-def test_state_does_not_travel(bundle: Bundle, tmp_path: Path) -> None:
-    """Of a frame only what the host decides goes up, and only what it reads comes down."""
+def test_of_a_frame_only_what_the_host_decides_goes_up_and_what_it_reads_comes_down(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     backend = fake_backend(bundle, tmp_path, any_shape)
     device: Any = backend._device
     moved = []
     with StreamSession(Model(bundle, backend), Policy(GatePolicy("off"), memory=MemoryPolicy(1000, 24))) as stream:
         for number, frame in enumerate(scene(12)):
-            device.moved = 0
+            device.up = device.down = 0
             stream.push(frame, number / 2)
-            moved.append(device.moved)
-    vision, text = bundle.manifest.dims.vision, bundle.manifest.dims.text
-    kept = kept_tokens(vision.visual_tokens, stream.policy.pruner.keep)
-    up = 3 * vision.image_size**2 + vision.tokens * 8 + 4 * kept * text.width + 8 * kept + 4 * 1000
-    down = 4 * (vision.tokens + 3 + kept * text.width + text.vocab) + 8 * kept
-    keys_and_values = 2 * kv_bytes(bundle.manifest.dims, kept, "float32")  # down from the graph, up into the memory
-    history = 2 * 4 * stream.policy.pruner.history * (text.width + 1) + 1000
-    assert max(moved) <= up + down + keys_and_values + history
-    assert max(moved) < stream.memory_use.feature_cache, "state does not fit into this"
+            moved.append((device.up, device.down))
+    vision, text, pruner = bundle.manifest.dims.vision, bundle.manifest.dims.text, stream.policy.pruner
+    kept = kept_tokens(vision.visual_tokens, pruner.keep)
+    entry = bundle.manifest.pruner(pruner.method).history_width
+    slots = bucket_for(stream.remembered_tokens + 24, 1024)
+    history = 4 * pruner.history * (entry + 1)
+    up = 3 * vision.image_size**2 + vision.tokens * 8 + history + 8 * kept  # to the ViT and the pruner
+    up += 4 + 4 * kept * text.width + 8 * kept + 4 * slots  # alpha of the pruner; to the LLM
+    down = 4 * (vision.tokens + 3) + 4 * kept * text.width + 8 * kept + 4 * entry + 4 * text.vocab
+    assert moved[-1] == (up, down)
+    assert {down for _, down in moved} == {down}
+
+
+def test_keys_and_values_do_not_travel(either: Bundle, tmp_path: Path) -> None:
+    """Not even when frames are evicted, an answer is forgotten, or one is remembered: only the few keys of the sink,
+    which the host moves to other positions, go up."""
+    backend = fake_backend(either, tmp_path, any_shape)
+    device: Any = backend._device
+    policy = Policy(GatePolicy("off"), memory=MemoryPolicy(kv_tokens=40, answer_tokens=900))
+    dims, dtype = either.manifest.dims, declared(Model(either, backend).dtype)
+    with StreamSession(Model(either, backend), policy) as stream:
+        sink = stream.remembered_tokens
+        pushed = []
+        for number, frame in enumerate(scene(20)):
+            device.up = device.down = 0
+            evicted = stream.push(frame, number / 2).evicted_frames
+            pushed.append((device.up, device.down, evicted))
+        device.down = 0
+        for remember in (False, True):
+            steps = sum(1 for _ in stream._generate((5, 6, 7), 4, None, remember=remember))
+            assert device.down <= 4 * dims.text.vocab * (steps + 2 * remember)
+            device.down = 0
+    assert len({down for _, down, _ in pushed}) == 1, "as if the cache were not there"
+    assert {evicted for *_, evicted in pushed} == {0, 1}
+    plain, evicting = ({up for up, _, gone in pushed if gone == evicted} for evicted in (0, 1))
+    assert max(evicting) - min(plain) <= kv_bytes(dims, sink, dtype) // 2
 
 
 def test_call_that_comes_a_third_time_is_one_launch(bundle: Bundle, tmp_path: Path) -> None:

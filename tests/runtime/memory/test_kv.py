@@ -32,14 +32,24 @@ def new_tokens(rng: np.random.Generator, count: int, position: int) -> list[Reco
     return [Record(rng.standard_normal(lead), rng.standard_normal(lead), position + i) for i in range(count)]
 
 
-def write(kv: KVMemory, slot: int, records: list[Record]) -> None:
+def put(place: Tensor, tokens: np.ndarray, device: FakeDevice | None = None) -> None:
+    """Write tokens [1, Hkv, S, d] to where a graph would."""
+    if isinstance(place, np.ndarray):
+        place[...] = tokens
+        return
+    assert device is not None
+    for head, rows in enumerate(tokens[0]):
+        device.upload(place.address + head * place.pitch, np.ascontiguousarray(rows, place.dtype))
+
+
+def write(kv: KVMemory, slot: int, records: list[Record], device: FakeDevice | None = None) -> None:
     """Write records as the LLM graph would give them, then use them."""
     kv.ensure(slot + len(records))
+    places = kv.places(slot, slot + len(records))
     for layer in range(SHAPE.layers):
-        past = kv.past(layer)[0]
         keys = np.stack([rotate(r.key[layer], r.position, THETA) for r in records], axis=1)
-        values = np.stack([r.value[layer] for r in records], axis=1)
-        kv.write(layer, slot, keys[None].astype(past.dtype), values[None].astype(past.dtype))
+        put(places[f"key_{layer}_out"], keys[None], device)
+        put(places[f"value_{layer}_out"], np.stack([r.value[layer] for r in records], axis=1)[None], device)
     kv.used = slot + len(records)
 
 
@@ -93,7 +103,7 @@ class KVMachine(RuleBasedStateMachine):
         assume(used + count <= SHAPE.capacity)
         position = self.naive.records[-1].position + 1 if used else 0
         records = new_tokens(self.rng, count, position)
-        write(self.kv, used, records)
+        write(self.kv, used, records, self.device)
         self.naive.records += records
 
     @rule(share=st.floats(0, 1))
@@ -140,7 +150,7 @@ class KVMachine(RuleBasedStateMachine):
     def _prompt(self, sink: int) -> None:
         if sink:
             records = new_tokens(self.rng, sink, 0)
-            write(self.kv, 0, records)
+            write(self.kv, 0, records, self.device)
             self.naive.records += records
         self.kv.set_sink(sink)
         self.naive.sink = sink
@@ -213,7 +223,7 @@ def test_move_sink_float16_hundred_thousand_moves_rounds_once() -> None:
     shape = KVShape(layers=1, kv_heads=1, head_dim=8, capacity=16, sink_capacity=4)
     kv = KVMemory(shape, np.float16, THETA)
     keys = np.random.default_rng(0).standard_normal((1, 1, 4, 8)).astype(np.float16)
-    kv.write(0, 0, keys, keys)
+    put(kv.places(0, 4)["key_0_out"], keys)
     kv.used = 4
     kv.set_sink(4)
     for move in range(100_000):
@@ -239,22 +249,34 @@ def test_ensure_beyond_capacity_names_needed_and_got() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("what", ["keys", "values"])
-def test_write_not_finite_refused_and_memory_stays_finite(bad: float, what: str) -> None:
+@pytest.mark.parametrize("what", ["key", "value"])
+def test_written_number_that_is_not_finite_is_refused_and_memory_stays_finite(bad: float, what: str) -> None:
     kv = KVMemory(SHAPE, np.float16, THETA)
-    fine = np.ones((1, 3, 2, 4), np.float16)
-    broken = fine.copy()
+    for place in kv.places(0, 4).values():
+        put(place, np.ones((1, 3, 4, 4)))
+    broken = np.ones((1, 3, 2, 4))
     broken[0, 1, 1, 2] = bad
+    put(kv.places(2, 4)[f"{what}_1_out"], broken)
     with pytest.raises(ParityError, match=r"Layer 1 .* not finite"):
-        kv.write(1, 0, broken if what == "keys" else fine, broken if what == "values" else fine)
-    assert all(np.isfinite(view).all() for view in kv.past(1))
+        kv.check_written(2, 4)
+    for view in (view for layer in range(2) for view in kv.past(layer)):
+        assert view[0, :, :4, 0].tolist() == [[1, 1, 0, 0]] * 3
 
 
 @pytest.mark.parametrize("slot", [-1, 63])
-def test_write_outside_bucket_refused(slot: int) -> None:
-    tokens = np.ones((1, 3, 2, 4), np.float32)
+def test_slots_outside_bucket_refused(slot: int) -> None:
     with pytest.raises(ValueError, match="in a bucket of 64"):
-        KVMemory(SHAPE, np.float32, THETA).write(0, slot, tokens, tokens)
+        KVMemory(SHAPE, np.float32, THETA).check_room(slot, slot + 2)
+
+
+def test_reset_leaves_no_number_of_the_stream_before() -> None:
+    """One that is not finite would come through a weight of 0."""
+    kv = KVMemory(SHAPE, np.float32, THETA)
+    put(kv.places(7, 9)["key_1_out"], np.full((1, 3, 2, 4), np.inf))
+    kv.ensure(200)
+    kv.reset()
+    kv.ensure(300)
+    assert not any(view.any() for layer in range(2) for view in kv.past(layer))
 
 
 def test_used_outside_bucket_refused() -> None:
@@ -324,7 +346,9 @@ def test_bfloat16_keys_move_like_those_of_a_memory_that_never_rounds(
     kv.ensure(len(records))
     for layer in range(SHAPE.layers):
         values = np.stack([r.value[layer] for r in naive.records], axis=1)
-        kv.write(layer, 0, in_bfloat16(naive.keys(layer))[None], in_bfloat16(values)[None])
+        places = kv.places(0, len(records))
+        put(places[f"key_{layer}_out"], in_bfloat16(naive.keys(layer))[None])
+        put(places[f"value_{layer}_out"], in_bfloat16(values)[None])
     kv.used = len(records)
     kv.set_sink(sink)
     kv.rebase(delta, len(records))
@@ -339,11 +363,8 @@ def test_bfloat16_keys_move_like_those_of_a_memory_that_never_rounds(
 @pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0x7F81])
 def test_bfloat16_that_is_not_finite_is_refused(bits: int) -> None:
     """As uint16 every one of them would pass for a number."""
-    kv, tokens = KVMemory(SHAPE, np.uint16, THETA), np.zeros((1, 3, 2, 4), np.uint16)
-    kv.write(0, 0, tokens, tokens)
-    tokens[0, 1, 1, 2] = bits
-    with pytest.raises(ParityError, match="Layer 1 of the language model"):
-        kv.write(1, 0, tokens, np.zeros_like(tokens))
+    kv = KVMemory(SHAPE, np.uint16, THETA)
+    kv.check_written(0, 2)
     kv.past(0)[1][0, 1, 0, 2] = bits
     with pytest.raises(ParityError, match="Layer 0"):
         kv.check_written(0, 2)

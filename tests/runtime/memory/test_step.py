@@ -1,4 +1,4 @@
-"""Who writes the new keys and values: the host, or the graph in place."""
+"""Who writes the new keys and values: the backend behind the others, or the graph in place."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def memory(flavour: Flavour) -> KVMemory:
 class Written:
     """An LLM whose new keys are 1 to S and whose new values are the negatives, for either flavour."""
 
-    def __init__(self, bad: float | None = None) -> None:
-        self.bad, self.copied = bad, True
+    def __init__(self, bad: float | None = None, logit: float = 7) -> None:
+        self.bad, self.logit, self.copied = bad, logit, True
 
     def run(self, feeds: Arrays, into: Arrays) -> dict[str, Any]:
         count = feeds["inputs_embeds"].shape[1]
         rows = np.broadcast_to(np.arange(1, count + 1, dtype=np.float32)[:, None], (1, HEADS, count, WIDTH)).copy()
-        outputs: dict[str, Any] = {"logits": np.full((1, 5), 7, np.float32)}
+        outputs: dict[str, Any] = {"logits": np.full((1, 5), self.logit, np.float32)}
         for layer in range(LAYERS):
             for name, sign in (("key", 1), ("value", -1)):
                 new = sign * rows
@@ -50,9 +50,10 @@ class Written:
         return outputs
 
     def _kept(self, name: str, new: Any, feeds: Arrays, into: Arrays) -> dict[str, Any]:
-        if "write_slot" not in feeds:
-            return {f"{name}_out": new}
         before, after = feeds[f"{name}_in"], into[f"{name}_out"]
+        if "write_slot" not in feeds:
+            after[...] = new
+            return {}
         self.copied = not np.shares_memory(before, after) or before.ctypes.data != after.ctypes.data
         slot = int(feeds["write_slot"][0])
         after[:, :, slot : slot + new.shape[2]] = new
@@ -69,7 +70,7 @@ def test_new_keys_and_values_lie_behind_the_others(flavour: Flavour) -> None:
     for layer in range(LAYERS):
         kv.past(layer)[0][:] = 50.0
     engine = Written()
-    logits = LLM_FORMS[flavour].run(engine, kv, feeds(kv, 3), 5)
+    logits = LLM_FORMS[flavour].run(engine, kv, feeds(kv, 3), 5)()
     assert logits.tolist() == [[7] * 5]
     for layer in range(LAYERS):
         keys, values = kv.past(layer)
@@ -90,6 +91,16 @@ def test_number_that_is_not_finite_is_told_and_spoils_nothing(flavour: Flavour, 
         assert np.isfinite(keys).all()
         assert np.isfinite(values).all()
         assert keys[0, 0, :2, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("flavour", get_args(Flavour))
+def test_logits_that_are_not_finite_are_told_and_what_was_written_with_them_is_gone(flavour: Flavour) -> None:
+    """A backend whose memory is on a device has nothing else to look at."""
+    kv = memory(flavour)
+    logits = LLM_FORMS[flavour].run(Written(logit=np.nan), kv, feeds(kv, 3), 2)
+    with pytest.raises(ParityError, match="The language model gave numbers that are not finite"):
+        logits()
+    assert not any(view.any() for layer in range(LAYERS) for view in kv.past(layer))
 
 
 @pytest.mark.parametrize("flavour", get_args(Flavour))

@@ -25,6 +25,21 @@ DIMS = ModelDims(
         width=8, mlp_width=16, heads=2, kv_heads=1, head_dim=4, layers=3, vocab=10, context=64, rope_theta=1e6
     ),
 )
+#: llava-onevision-qwen2-0.5b.
+OV_05B = ModelDims(
+    vision=VisionDims(image_size=384, patch_size=14, width=1152, mlp_width=4304, heads=16, layers=26),
+    text=TextDims(
+        width=896,
+        mlp_width=4864,
+        heads=14,
+        kv_heads=2,
+        head_dim=64,
+        layers=24,
+        vocab=152_000,
+        context=32_768,
+        rope_theta=1e6,
+    ),
+)
 POLICY = Policy(
     cacher=CacherPolicy(selection="gate", update_ratio=0.25),
     pruner=PrunerPolicy(keep=0.5),
@@ -136,3 +151,15 @@ def test_less_work_is_never_bound_to_take_longer(target: Target, ratio: float, k
     for stage, bound in less.items():
         assert bound.ms is not None
         assert bound.ms <= (more[stage].ms or 0)
+
+
+@pytest.mark.parametrize("target", [t for t in load_targets() if t.bandwidth_bytes_per_s], ids=lambda t: t.name)
+def test_targets_have_two_streams_where_a_full_frame_gains_a_tenth(target: Target) -> None:
+    """One after the other, each stage takes the longer of operations and bytes; side by side, all of them together."""
+    found = {bound.stage: bound for bound in stage_bounds(OV_05B, Policy(), HALF, target)}
+    stages = [found[stage] for stage in ("gate", "vit full", "pruner", "prefill")]
+    peak = next(row.tera_ops_per_s for row in target.dense_throughput if row.precision == "fp16")
+    operations = 2 * sum(stage.macs for stage in stages) / (peak * 1e9)
+    memory = sum(stage.moved_bytes for stage in stages) / ((target.bandwidth_bytes_per_s or 0) / 1e3)
+    serial = sum(stage.ms or 0 for stage in stages)
+    assert target.backend.streams == ("two" if 1 - max(operations, memory) / serial >= 0.1 else "one")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
+from stc_engines.table import Backend
 from stc_export.pipeline.estimate import estimate, planned_graphs, stored_files
 from stc_export.spec.errors import PolicyError, ResourceError
 from stc_export.spec.manifest import read_manifest
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from stc_export.pipeline.types import SizeEstimate
     from stc_export.spec.manifest import DType
 
+ORT = Backend("ort", (), None)
 #: Bytes of [T, C] and of all keys and values of one token of the tiny model, in elements: 25 x 32, 2 x 2 x 2 x 16.
 FRAME, TOKEN = 800, 128
 
 
 def sizes(
-    checkpoint: Path, out: Path, policy: Policy, dtype: DType = "float32", *, in_place: bool = True
+    checkpoint: Path, out: Path, policy: Policy, dtype: DType = "float32", backend: Backend = ORT
 ) -> SizeEstimate:
     ready = prepared(checkpoint, out, precision="fp32" if dtype == "float32" else "fp16")
-    return estimate(ready.split, ready.model.dims, policy, dtype, in_place=in_place)
+    return estimate(ready.split, ready.model.dims, policy, dtype, backend)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,17 @@ def test_feature_cache_counts_what_a_selection_keeps(
 
 def test_backend_that_cannot_write_in_place_needs_two_caches(tiny_checkpoint: Path, tmp_path: Path) -> None:
     rolling, reference = (Policy(cacher=CacherPolicy("gate", update)) for update in ("rolling", "reference"))  # type: ignore[arg-type]
-    found = sizes(tiny_checkpoint, tmp_path / "x.stc", rolling, in_place=False)
+    found = sizes(tiny_checkpoint, tmp_path / "x.stc", rolling, backend=Backend("trt", (), None))
     assert found.feature_cache_bytes == sizes(tiny_checkpoint, tmp_path / "x.stc", reference).feature_cache_bytes
+
+
+def test_two_streams_need_the_scratch_of_vit_and_llm_at_the_same_time(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Of the tiny model: 25 tokens with MLPs of 80 and 2 heads; 9 tokens with MLPs of 112 and 4 heads over 768 + 9."""
+    vit, llm = 25 * max(3 * 80, 2 * 2 * 25) * 4, 9 * max(5 * 112, 3 * 4 * (768 + 9)) * 4
+    for streams, expected in (("one", max(vit, llm)), ("two", vit + llm)):
+        backend = replace(ORT, streams=streams)  # type: ignore[arg-type]
+        found = sizes(tiny_checkpoint, tmp_path / "x.stc", Policy(), backend=backend)
+        assert found.activations_bytes == expected
 
 
 @pytest.mark.parametrize(("memory", "tokens"), [(MemoryPolicy(), 256 + 512), (MemoryPolicy(100, 16), 116)])
@@ -81,7 +92,7 @@ def test_disk_and_weights_are_those_of_the_bundle(
     checkpoint = request.getfixturevalue(f"{model}_checkpoint")
     bundle: Path = request.getfixturevalue(f"{model}_bundle_fp16" if half else f"{model}_bundle")
     ready = prepared(checkpoint, tmp_path / "x.stc", precision="fp16" if half else "fp32")
-    found = estimate(ready.split, ready.model.dims, Policy(), dtype, in_place=True)
+    found = estimate(ready.split, ready.model.dims, Policy(), dtype, ORT)
     assert found.disk_bytes == sum(path.stat().st_size for path in (bundle / "graphs").glob("*.weights"))
     used = {}
     for graph in read_manifest(bundle).graphs:
