@@ -156,7 +156,7 @@ def test_less_work_is_never_bound_to_take_longer(target: Target, ratio: float, k
 @pytest.mark.parametrize("target", [t for t in load_targets() if t.bandwidth_bytes_per_s], ids=lambda t: t.name)
 def test_targets_have_two_streams_where_a_full_frame_gains_a_tenth(target: Target) -> None:
     """One after the other, each stage takes the longer of operations and bytes; side by side, all of them together."""
-    found = {bound.stage: bound for bound in stage_bounds(OV_05B, Policy(), "float16", target, "fp16")}
+    found = {bound.stage: bound for bound in stage_bounds(OV_05B, Policy(), HALF, target)}
     stages = [found[stage] for stage in ("gate", "vit full", "pruner", "prefill")]
     peak = next(row.tera_ops_per_s for row in target.dense_throughput if row.precision == "fp16")
     operations = 2 * sum(stage.macs for stage in stages) / (peak * 1e9)
