@@ -38,6 +38,11 @@ class ClockedBackend:
         """See :class:`stc_runtime.backends.base.Backend`."""
         return self.inner.in_place
 
+    @property
+    def llm(self) -> ClockedBackend:
+        """The same clock: what works beside the backend would be counted as time of the host."""
+        return ClockedBackend(self.inner.llm, self.spent_ms)
+
     def store(self, count: int, dtype: DTypeLike) -> Store:
         """See :class:`stc_runtime.backends.base.Backend`."""
         return self.inner.store(count, dtype)
