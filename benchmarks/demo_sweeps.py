@@ -63,9 +63,14 @@ SWEEPS: Mapping[str, Sweep] = {
         "pruning methods with the same count in every frame, every frame encoded fully",
         _DENSE,
         (
-            "pruner.method=stc_dual_anchor,stc_gaussian,vidcom2,vcast,evs,visionzip,random,stride",
+            "pruner.method=stc_dual_anchor,stc_gaussian,vidcom2,vcast,evs,random,stride",
             "pruner.keep=0.5,0.3,0.25,0.15",
         ),
+    ),
+    "visionzip": Sweep(
+        "attention in the ViT in place of the content, every frame encoded fully",
+        _DENSE,
+        ("pruner.method=visionzip", "pruner.keep=0.5,0.3,0.25,0.15"),
     ),
     "cacher": Sweep(
         "the published cacher, nothing pruned",
@@ -77,10 +82,15 @@ SWEEPS: Mapping[str, Sweep] = {
         replace(_CACHED, cacher=CacherPolicy(interval=4, update_ratio=0.1)),
         ("cacher.selection=gate,shared,per_layer", "cacher.update=reference,rolling"),
     ),
+    "metrics": Sweep(
+        "how tokens are compared with the cache, one full frame of four, nothing pruned",
+        replace(_CACHED, cacher=CacherPolicy(selection="gate", interval=4)),
+        ("cacher.metric=cosine,l1,l2,dot", "cacher.update_ratio=0.1,0.25"),
+    ),
     "budgets": Sweep(
         "counts that follow the content, every frame encoded fully",
         replace(_DENSE, pruner=PrunerPolicy(method="evs")),
-        ("pruner.budget=fixed,vidcom2,evs,dycoke", "pruner.keep=0.5,0.3"),
+        ("pruner.budget=fixed,vidcom2,evs,dycoke", "pruner.keep=0.3"),
     ),
     "dtd": Sweep(
         "the count of DTD by its threshold, every frame encoded fully",
@@ -103,7 +113,7 @@ def main() -> None:
     bundle = options.work / "demo.stc"
     options.work.mkdir(parents=True, exist_ok=True)
     if not bundle.exists():
-        run_build(BuildRequest("demo", "cpu", out=bundle, attention=True), make_progress())
+        run_build(BuildRequest("demo", "cpu", out=bundle, metrics=("l1", "l2", "dot"), attention=True), make_progress())
     for name in options.names or SWEEPS:
         result, clips = _run(SWEEPS[name], bundle, options.work / name, options.limit, options.jobs)
         document = _document(SWEEPS[name], result, clips)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stc_export.demo.checkpoint import model_config
+from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.weights import WeightRecipe, layout
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.weights import weight_files
@@ -49,7 +50,7 @@ def open_original(bundle: Path, dims: ModelDims) -> Any:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     tensors = {
         name: torch.from_numpy(value)
-        for file, recipes in weight_files(llava_config(dims), "float32", PIXELS).items()
+        for file, recipes in weight_files(llava_config(dims), GraphForm("base", "float32", 0), PIXELS).items()
         for name, value in _tensors(bundle / "graphs" / file, recipes, shapes)
     }
     model.load_state_dict(tensors, strict=True, assign=True)

@@ -18,7 +18,9 @@ from stc_export.spec.manifest import GraphEntry
 #: Graphs without their weights; that of a 100-layer model has a few MB.
 MAX_GRAPH_BYTES = 64 * 1024 * 1024
 
-_OWN_DOMAINS = (b"", b"ai.onnx")
+_OWN_DOMAINS = ("", "ai.onnx")
+#: Operators of ONNX Runtime that our graphs use, by their domain: weights of few bits.
+_OTHERS: Mapping[str, frozenset[str]] = {"com.microsoft": frozenset({"MatMulNBits"})}
 #: Kinds of field, by the lowest three bits of its key.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: The most bytes of a number.
@@ -35,7 +37,7 @@ class _GraphError(ValueError):
 
 
 def check_graph_file(root: Path, graph: GraphEntry) -> None:
-    """Check that a graph has only ONNX's own operators, and no weights but in its declared files and inside of them.
+    """Check that a graph has only operators of kinds that ours have, and weights only inside of its declared files.
 
     Args:
         root: Directory of the bundle, whose files were checked against the manifest.
@@ -71,9 +73,13 @@ def _check_model(data: memoryview, sizes: Mapping[str, int]) -> None:
         22: _refuse("a sparse tensor"),
         23: _refuse("sparse tensors"),
     }
-    node: Rules = {5: lambda data: _check(data, attribute), 7: _check_domain}
+
+    def node(data: memoryview) -> None:
+        _check_operator(data)
+        _check(data, {5: lambda data: _check(data, attribute)})
+
     graph: Rules = {
-        1: lambda data: _check(data, node),
+        1: node,
         5: tensor,
         15: _refuse("a sparse tensor"),
     }
@@ -81,7 +87,7 @@ def _check_model(data: memoryview, sizes: Mapping[str, int]) -> None:
         data,
         {
             7: lambda data: _check(data, graph),
-            8: lambda data: _check(data, {1: _check_domain}),
+            8: lambda data: _check(data, {1: _check_import}),
             20: _refuse("instructions for training"),
             25: _refuse("a function of its own"),
         },
@@ -105,9 +111,21 @@ def _refuse(what: str) -> Callable[[memoryview], None]:
     return refuse
 
 
-def _check_domain(name: memoryview) -> None:
-    if bytes(name) not in _OWN_DOMAINS:
-        raise _GraphError(f'it has operators of "{_text(name)}", which are not ONNX\'s own')
+def _check_import(domain: memoryview) -> None:
+    name = _text(domain)
+    if name not in _OWN_DOMAINS and name not in _OTHERS:
+        raise _GraphError(f'it has operators of "{name}", which are not ONNX\'s own')
+
+
+def _check_operator(node: memoryview) -> None:
+    """Check which operator of whom it is; a node that says either twice must be right in any reading."""
+    fields = [
+        (number, _text(value)) for number, value in _fields(node) if not isinstance(value, int) and number in (4, 7)
+    ]
+    operators = [text for number, text in fields if number == 4]
+    for domain in (text for number, text in fields if number == 7 and text not in _OWN_DOMAINS):
+        if not set(operators) <= _OTHERS.get(domain, frozenset()):
+            raise _GraphError(f'it has operators of "{domain}", which are not ONNX\'s own')
 
 
 def _check_external(tensor: memoryview, sizes: Mapping[str, int]) -> None:

@@ -34,7 +34,16 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
             method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)
         }
     counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
-    assert counts == {"methods": 33, "cacher": 7, "selections": 7, "budgets": 9, "dtd": 5, "positions": 5}
+    assert counts == {
+        "methods": 29,
+        "visionzip": 5,
+        "cacher": 7,
+        "selections": 7,
+        "metrics": 9,
+        "budgets": 5,
+        "dtd": 5,
+        "positions": 5,
+    }
 
 
 def a_clip(setting: str, name: str, letters: str) -> SettingClip:

@@ -96,3 +96,36 @@ def test_file_that_is_too_large_is_not_read(root: Path) -> None:
         stream.truncate(10**12)
     with pytest.raises(BundleError, match="larger than any of its kind"):
         check_graph_file(root, GraphEntry("llm", "default", FILE, (), (), (), "fp32"))
+
+
+def rounded(*names: str, domain: str = "com.microsoft") -> bytes:
+    """A graph with one more node, which states each of the names as its operator."""
+    plain = model()
+    plain.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    plain.graph.node.append(helper.make_node(names[0], ["c"], ["z"], domain=domain))
+    data: bytes = plain.SerializeToString()
+    for name in names[1:]:  # field 4 once more, which protobuf takes in place of the first
+        whole = plain.graph.node[1].SerializeToString()
+        longer = whole + bytes([4 << 3 | 2, len(name)]) + name.encode()
+        plain.graph.ClearField("node")
+        graph = plain.graph.SerializeToString() + bytes([1 << 3 | 2, len(longer)]) + longer
+        plain.ClearField("graph")
+        data = plain.SerializeToString() + bytes([7 << 3 | 2]) + _varint(len(graph)) + graph
+    return data
+
+
+def _varint(number: int) -> bytes:
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+def test_operator_for_weights_of_few_bits_is_the_only_one_of_another_domain(root: Path) -> None:
+    assert problem_of(root, rounded("MatMulNBits")) is None
+    foreign = 'it has operators of "{}", which are not ONNX\'s own.'
+    assert problem_of(root, rounded("FusedMatMul")) == foreign.format("com.microsoft")
+    assert problem_of(root, rounded("MatMulNBits", domain="evil.example")) == foreign.format("evil.example")
+
+
+@pytest.mark.parametrize("names", [("MatMulNBits", "FusedMatMul"), ("FusedMatMul", "MatMulNBits")])
+def test_operator_that_is_named_twice_must_be_allowed_by_both_names(root: Path, names: tuple[str, str]) -> None:
+    assert problem_of(root, rounded(*names)) == 'it has operators of "com.microsoft", which are not ONNX\'s own.'
