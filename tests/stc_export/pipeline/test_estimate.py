@@ -101,7 +101,9 @@ def test_disk_and_weights_are_those_of_the_bundle(
         loaded = onnx.load(bundle / graph.file, load_external_data=False)
         places = [{item.key: item.value for item in tensor.external_data} for tensor in loaded.graph.initializer]
         used[graph.role, graph.variant] = sum(int(place.get("length", 0)) for place in places)
-    assert {(graph.role, graph.variant): graph.weights_bytes for graph in planned_graphs(ready.split, ready.precisions)} == used
+    assert {
+        (graph.role, graph.variant): graph.weights_bytes for graph in planned_graphs(ready.split, ready.precisions)
+    } == used
     session = (("cacher_gate", "default"), ("vit", "gate"), ("pruner", "stc_dual_anchor"), ("llm", "default"))
     assert found.weights_bytes == sum(used[key] for key in session)
 
