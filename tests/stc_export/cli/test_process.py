@@ -104,8 +104,16 @@ def interrupted(process: subprocess.Popen[str], ready: Callable[[], bool], times
 
 
 def program(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stc_export", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started("-m", "stc_export", *map(str, arguments))
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """Start Python so that Ctrl-C reaches it, even if these tests run where it is ignored, as in the background."""
+    kept = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a child inherits what is ignored, and this undoes it
+    try:
+        return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, kept)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one child")
@@ -152,7 +160,7 @@ def test_process_second_interrupt_ends_what_does_not_react_to_the_first() -> Non
         "main.main = deaf\n"
         "main.entry()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started("-c", code)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     assert interrupted(process, lambda: True, times=2) == (130, "interrupted\n")
