@@ -7,7 +7,15 @@ from pathlib import Path
 
 from shapes import Plan
 
+from stc_export.pipeline.bench.record import (
+    SCHEMA,
+    BenchRecord,
+    command_line,
+    describe_bundle,
+    read_environment,
+)
 from stc_export.pipeline.bench.series import Measured
+from stc_export.pipeline.types import BenchResult
 from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.base import Backend
@@ -53,4 +61,18 @@ def joined(parts: list[Measured]) -> Measured:
         tuple(series for part in parts for series in part.series),
         tuple(row for part in parts for row in part.rows),
         tuple(note for part in parts for note in part.notes),
+    )
+
+
+def record(bench: Bench, measured: Measured, load_before: float | None) -> BenchRecord:
+    """Return a result with its evidence."""
+    manifest = bench.manifest
+    return BenchRecord(
+        schema=SCHEMA,
+        command=command_line(),
+        bundle=describe_bundle(bench.bundle, manifest),
+        video="generated",
+        environment=read_environment(bench.threads, load_before),
+        series=measured.series,
+        result=BenchResult(bench.bundle.name, manifest.target, measured.rows, measured.notes),
     )

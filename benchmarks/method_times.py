@@ -10,57 +10,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from shapes import FULL, QUICK, Plan, cached_bundle
+from bench import Bench, joined, record
+from shapes import FULL, QUICK, cached_bundle
+from tables import RESULTS
 
 from stc_export.cli.progress import make_progress
-from stc_export.pipeline.bench.record import (
-    SCHEMA,
-    BenchRecord,
-    command_line,
-    describe_bundle,
-    load_average,
-    read_environment,
-    write_record,
-)
+from stc_export.pipeline.bench.record import load_average, write_record
 from stc_export.pipeline.bench.series import Measured, Series, Step, compare, interleaved, timed_ms
 from stc_export.pipeline.bench.stages import measure_prefill, measure_vit
 from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.operations import projector_macs
-from stc_export.pipeline.types import BenchResult, BenchRow
-from stc_export.spec.manifest import read_manifest
 from stc_export.spec.memory import kept_tokens
 from stc_export.spec.policy import Policy, PrunerPolicy, Selection
-from stc_export.spec.progress import Progress
-from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.dtypes import narrowed
 from stc_runtime.encoder import LastLayer
 from stc_runtime.model import Model
 from stc_runtime.pruner import FramePruner
 
-RESULTS = Path(__file__).resolve().parent / "results"
 KEEP = (0.5, 0.3, 0.25, 0.15)
 INTERVALS = (2, 4)
 SELECTIONS: tuple[Selection, ...] = ("per_layer", "gate")
 RATIOS = ("10 %", "25 %", "50 %")
 WARMUP = 2
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all measurements share."""
-
-    plan: Plan
-    bundle: Path
-    threads: int | None
-    progress: Progress
-
-    def model(self) -> Model:
-        """Open the bundle anew: its graphs are closed when the model is dropped."""
-        return Model.open(self.bundle, OrtBackend(threads=self.threads))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,12 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     progress = make_progress()
     plan = QUICK if options.quick else FULL
-    bench = Bench(plan, options.bundle or cached_bundle(plan, progress), options.threads, progress)
+    bundle = options.bundle or cached_bundle(plan, progress)
+    bench = Bench(plan, bundle, bundle, options.threads, progress)
     load_before = load_average()
     measured = measure(bench)
     options.results.mkdir(parents=True, exist_ok=True)
     out = options.results / f"method-times-{plan.name}.json"
-    write_record(_record(bench, measured, load_before), out)
+    write_record(record(bench, measured, load_before), out)
     tables = (cacher_table(measured), pruner_table(measured))
     print(f"\n{out.name}\n\n" + "\n\n".join(tables) + "".join(f"\n\n{note}" for note in measured.notes))
     return 0
@@ -92,11 +68,7 @@ def measure(bench: Bench) -> Measured:
     parts += [
         measure_prefill(bench.model(), _keeping(keep), frames, bench.plan.repeats, bench.progress) for keep in KEEP
     ]
-    return Measured(
-        tuple(series for part in parts for series in part.series),
-        tuple(row for part in parts for row in part.rows),
-        tuple(note for part in parts for note in part.notes),
-    )
+    return joined(parts)
 
 
 def _keeping(keep: float, method: str = "stc_dual_anchor") -> Policy:
@@ -161,20 +133,6 @@ def pruner_table(measured: Measured) -> str:
 
 def _row(name: str, times_ms: Sequence[float]) -> str:
     return f"| {name} | {' | '.join(f'{time:.1f}' for time in times_ms)} |"
-
-
-def _record(bench: Bench, measured: Measured, load_before: float | None) -> BenchRecord:
-    manifest = read_manifest(bench.bundle)
-    rows: tuple[BenchRow, ...] = measured.rows
-    return BenchRecord(
-        schema=SCHEMA,
-        command=command_line(),
-        bundle=describe_bundle(bench.bundle, manifest),
-        video="generated",
-        environment=read_environment(bench.threads, load_before),
-        series=measured.series,
-        result=BenchResult(bench.bundle.name, manifest.target, rows, measured.notes),
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import Bench, joined
+from bench import Bench, joined, record
 from decode import measure_decode
 from dense import DenseVit
 from encoders import measure_encoders
@@ -22,20 +22,11 @@ from startup import measure_startup
 from tables import PAGE, RESULTS, markdown, write_tables
 
 from stc_export.cli.progress import make_progress
-from stc_export.pipeline.bench.record import (
-    SCHEMA,
-    BenchRecord,
-    command_line,
-    describe_bundle,
-    load_average,
-    read_environment,
-    write_record,
-)
+from stc_export.pipeline.bench.record import load_average, write_record
 from stc_export.pipeline.bench.series import Measured, Series, compare, compare_interval, interleaved
 from stc_export.pipeline.bench.stages import VitPasses, measure_prefill, measure_stream
 from stc_export.pipeline.bench.video import read_scene
 from stc_export.pipeline.operations import vit_macs
-from stc_export.pipeline.types import BenchResult
 from stc_export.spec.policy import SELECTIONS, Selection, named_policies
 
 WARMUP = 2
@@ -143,19 +134,6 @@ PARTS: Mapping[str, Callable[[Bench], Measured]] = {
     "host": measure_host,
     "startup": measure_startup,
 }
-
-
-def record(bench: Bench, measured: Measured, load_before: float | None) -> BenchRecord:
-    manifest = bench.manifest
-    return BenchRecord(
-        schema=SCHEMA,
-        command=command_line(),
-        bundle=describe_bundle(bench.bundle, manifest),
-        video="generated",
-        environment=read_environment(bench.threads, load_before),
-        series=measured.series,
-        result=BenchResult(bench.bundle.name, manifest.target, measured.rows, measured.notes),
-    )
 
 
 if __name__ == "__main__":

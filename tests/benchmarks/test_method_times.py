@@ -23,7 +23,7 @@ def script() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield importlib.import_module("method_times")
-        for name in ("method_times", "shapes"):
+        for name in ("method_times", "bench", "shapes", "tables"):
             patch.delitem(sys.modules, name)
 
 
