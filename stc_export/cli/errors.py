@@ -27,6 +27,7 @@ _NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
     "failed to map segment",
+    "can't start new thread",
     "error return without exception set",
 )
 

@@ -11,7 +11,7 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.text import bytes_text, facts, one_line, table
 from stc_export.pipeline.precisions import bundle_precisions
 from stc_export.pipeline.types import InspectResult
-from stc_export.spec.manifest import TensorSpec
+from stc_export.spec.manifest import SessionMemory, TensorSpec
 
 EXAMPLE = "stc-export inspect demo.stc"
 
@@ -53,8 +53,17 @@ def _facts(result: InspectResult) -> str:
             ("text", f"{text.layers} layers, D = {text.width}, vocabulary {text.vocab:,}, context {text.context:,}"),
             ("pruners", ", ".join(one_line(pruner.method) for pruner in manifest.pruners) or "none"),
             ("size", f"{bytes_text(result.total_bytes)} in {len(manifest.files)} files"),
+            ("one session", session_text(manifest.session)),
         ]
     )
+
+
+def session_text(session: SessionMemory) -> str:
+    """Return what a session needs, e.g. ``40.0 MB of weights, 3.1 MB of state; its process: about 126 MB resident``."""
+    state = session.feature_cache_bytes + session.kv_bytes
+    text = f"{bytes_text(session.weights_bytes)} of weights, {bytes_text(state)} of state"
+    resident = session.resident_bytes
+    return text if resident is None else f"{text}; its process: about {bytes_text(resident)} resident"
 
 
 def _graphs(result: InspectResult) -> str:

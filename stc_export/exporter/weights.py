@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from stc_calib.rounding import pack_codes, restore_weights, round_weights
 from stc_calib.schemes import Scheme
 from stc_export import __version__
 from stc_export.exporter import journal
+from stc_export.exporter.weight_output import WeightOutput, padded
 from stc_export.spec.calibration import TensorError
 from stc_export.spec.errors import CheckpointError
 from stc_export.spec.manifest import DTYPE_BYTES, DType
@@ -33,8 +34,6 @@ from stc_runtime.dtypes import carrier, narrowed, widened
 if TYPE_CHECKING:
     from stc_export.exporter.checkpoint import Checkpoint
 
-#: Memory pages; ONNX Runtime maps external data whose offset is a multiple of the allocation granularity.
-ALIGNMENT = 4096
 #: Rows are converted in blocks of about this size (as float32).
 _BLOCK_BYTES = 16 * 1024 * 1024
 
@@ -160,7 +159,7 @@ def _place(file: str, recipe: WeightRecipe, offset: int) -> StoredTensor:
     whole = StoredTensor(file, recipe.dtype, recipe.shape, offset, recipe.code_bytes)
     if recipe.scheme is None:
         return whole
-    behind = offset + _padded(recipe.code_bytes)
+    behind = offset + padded(recipe.code_bytes)
     scales = StoredTensor(file, recipe.dtype, recipe.scales_shape, behind, recipe.scale_bytes)
     return replace(whole, scheme=recipe.scheme, scales=scales)
 
@@ -171,11 +170,7 @@ def file_bytes(recipes: tuple[WeightRecipe, ...]) -> int:
 
 
 def _file_bytes(recipe: WeightRecipe) -> int:
-    return _padded(recipe.code_bytes) + _padded(recipe.scale_bytes)
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return padded(recipe.code_bytes) + padded(recipe.scale_bytes)
 
 
 def check_recipes(checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...]) -> None:
@@ -222,8 +217,7 @@ def write_weights(
         return _write_rounded(checkpoint, recipes, path, advance)
     kept = journal.resume(path, _made_from(checkpoint, recipes))
     end = 0
-    with path.open("ab") as file:
-        output = _Output(file, kept, advance)
+    with path.open("ab") as file, WeightOutput(file, kept, advance) as output:
         for recipe in recipes:
             end += _file_bytes(recipe)
             if end <= kept.size_bytes:
@@ -240,8 +234,7 @@ def _write_rounded(
 ) -> WrittenFile:
     """Write a file with rounded weights. It has no journal: what rounding cost is known to who did it alone."""
     rounder = _Rounder(checkpoint)
-    with path.open("xb") as file:
-        output = _Output(file, journal.Kept(0, hashlib.sha256()), advance)
+    with path.open("xb") as file, WeightOutput(file, journal.Kept(0, hashlib.sha256()), advance) as output:
         for recipe in recipes:
             if recipe.scheme is None:
                 output.write(_blocks(checkpoint, recipe))
@@ -249,32 +242,6 @@ def _write_rounded(
                 output.write(rounder.codes(recipe, recipe.scheme))
                 output.write(iter(rounder.scales))
     return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(rounder.errors), rounder.digest.hexdigest())
-
-
-class _Output:
-    """A weight file being written: tensors at page boundaries, with size and digest of all.
-
-    Args:
-        file: Where to append.
-        kept: What the file has already.
-        advance: Called with the bytes written since the last call.
-    """
-
-    def __init__(self, file: BinaryIO, kept: journal.Kept, advance: Callable[[int], None]) -> None:
-        self._file, self._advance = file, advance
-        self.digest, self.size = kept.digest, kept.size_bytes
-
-    def write(self, blocks: Iterator[NDArray[Any]]) -> None:
-        """Append a tensor."""
-        for block in blocks:
-            self._append(np.ascontiguousarray(block).data.cast("B"))
-            self._advance(block.nbytes)
-        self._append(memoryview(bytes(_padded(self.size) - self.size)))
-
-    def _append(self, data: memoryview) -> None:
-        self._file.write(data)
-        self.digest.update(data)
-        self.size += data.nbytes
 
 
 class _Rounder:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.exporter.checkpoint import Checkpoint
@@ -76,7 +75,7 @@ class ParityInputs:
         preprocessing: How frames are normalised.
         form: Form of the graphs.
         run: Runs a graph; a case may feed what another graph produced.
-        weight: Reads a stored tensor as float32 by weight file and name.
+        weight: Maps a stored tensor by weight file and name; rounded weights are restored to float32.
         weight_names: Names of the stored tensors in each weight file.
     """
 
@@ -85,7 +84,7 @@ class ParityInputs:
     preprocessing: Preprocessing
     form: GraphForm
     run: RunGraph
-    weight: Callable[[str, str], NDArray[np.float32]]
+    weight: Callable[[str, str], NDArray[Any]]
     weight_names: Mapping[str, Collection[str]]
 
 

@@ -35,6 +35,7 @@ from stc_export.spec.manifest import (
     ModelInfo,
     Piece,
     PromptSpec,
+    SessionMemory,
     TableEntry,
     manifest_to_text,
 )
@@ -132,6 +133,7 @@ def _write(
         tables=_tables(prepared),
         pruners=prepared.split.pruners,
         policy=request.policy,
+        session=_session(prepared.plan),
         parity=checked.parity,
         files=files,
     )
@@ -139,6 +141,17 @@ def _write(
         journal.unlink()
     (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")
     return manifest, tuple(stages)
+
+
+def _session(plan: BuildPlan) -> SessionMemory:
+    size = plan.size
+    return SessionMemory(
+        weights_bytes=size.weights_bytes,
+        feature_cache_bytes=size.feature_cache_bytes,
+        kv_bytes=size.kv_bytes,
+        activations_bytes=size.activations_bytes,
+        resident_bytes=plan.resident_bytes,
+    )
 
 
 def _tokenized(prompt: PromptSpec, tokenizer: Tokenizer) -> PromptSpec:

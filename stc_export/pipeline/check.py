@@ -27,7 +27,7 @@ from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.base import Engine
 from stc_runtime.backends.ort import OrtBackend
-from stc_runtime.dtypes import carrier, widened
+from stc_runtime.dtypes import carrier
 
 #: Parts of a model with more float32 weights than this are checked on a sample of layers.
 SAMPLE_ABOVE_BYTES = 2 * 1024**3
@@ -178,11 +178,11 @@ class _Runner:
         return self._open[1].run(feeds, {})
 
 
-def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> NDArray[np.float32]:
-    """Read one stored tensor as float32."""
+def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> NDArray[Any]:
+    """Return one stored tensor, mapped in the type that carries it; rounded weights are restored to float32."""
     place = stored[file][name]
     if place.scheme is None or place.scales is None:
-        return np.array(widened(_mapped(directory, place, carrier(place.dtype), place.shape)), dtype=np.float32)
+        return _mapped(directory, place, carrier(place.dtype), place.shape)
     packed = _mapped(directory, place, np.dtype(np.uint8), (place.shape[0], place.length // place.shape[0]))
     scales = _mapped(directory, place.scales, carrier(place.dtype), place.scales.shape)
     return restore_weights(Rounded(unpack_codes(packed, place.scheme), scales))

@@ -257,6 +257,25 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class SessionMemory:
+    """What one session with the bundle's own policy needs, as computed when it was built; bytes.
+
+    Attributes:
+        weights_bytes: Weights of the graphs that it opens, as stored; sessions of one opened bundle share them.
+        feature_cache_bytes: Keys, values and features of the ViT's reference frame.
+        kv_bytes: Keys and values of the LLM.
+        activations_bytes: The widest moment.
+        resident_bytes: Resident memory of a process with one session, where graphs run on the CPU; else ``None``.
+    """
+
+    weights_bytes: int
+    feature_cache_bytes: int
+    kv_bytes: int
+    activations_bytes: int
+    resident_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that a runtime needs to know before it opens a graph.
 
@@ -277,6 +296,7 @@ class Manifest:
     tables: tuple[TableEntry, ...]
     pruners: tuple[PrunerEntry, ...]
     policy: Policy
+    session: SessionMemory
     parity: tuple[GraphParity, ...]
     files: tuple[FileEntry, ...]
 

@@ -7,6 +7,7 @@ compared with the traced PyTorch module in float32.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -21,10 +22,11 @@ from stc_export.exporter.parity import Arrays, ParityCase
 from stc_export.families.base import ParityInputs
 from stc_export.families.llava_onevision.cache_cases import CACHE_CASES, Step
 from stc_export.families.llava_onevision.config import LlavaConfig
+from stc_export.families.llava_onevision.narrow import compute_in_float32
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.families.llava_onevision.split import split_model
 from stc_export.spec.manifest import Role
-from stc_runtime.dtypes import carrier, narrowed, widened
+from stc_runtime.dtypes import carrier, declared, narrowed, widened
 
 Frame = NDArray[np.uint8]
 
@@ -93,13 +95,14 @@ class _Checker:
         return np.ascontiguousarray(narrowed(array, carrier(self.inputs.form.dtype)))
 
     def _module(self, graph: GraphDef) -> Any:
-        """Return the traced module in float32 with the weights that the bundle stores."""
+        """Return the traced module with the weights that the bundle stores; it computes in float32."""
         with torch.device("meta"):
             module = graph.module().eval()
         places = {n: f for f, names in self.inputs.weight_names.items() for n in names if f in graph.weight_files}
-        weights = {n: torch.from_numpy(self.inputs.weight(places[n], n)) for n, _ in module.named_parameters()}
+        weights = {n: _tensor(self.inputs.weight(places[n], n)) for n, _ in module.named_parameters()}
         shaped = {n: weights[n].reshape(p.shape) for n, p in module.named_parameters()}
         module.load_state_dict(shaped, strict=True, assign=True)
+        compute_in_float32(module)
         return module
 
     def _expected(self, graph: GraphDef, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -214,6 +217,14 @@ _CASES: Mapping[Role, Callable[[_Checker, GraphDef], Iterator[ParityCase]]] = {
     "pruner": _Checker.pruner,
     "llm": _Checker.llm,
 }
+
+
+def _tensor(stored: NDArray[Any]) -> torch.Tensor:
+    """Return an array as a tensor over the same memory; numpy carries bfloat16 as uint16."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch has no read-only tensors, and nothing writes to this one
+        tensor = torch.from_numpy(stored)
+    return tensor.view(getattr(torch, declared(stored.dtype)))
 
 
 def _array(tensor: Any) -> NDArray[Any]:

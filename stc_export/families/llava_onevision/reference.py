@@ -1,6 +1,6 @@
 """The checkpoint in transformers' own classes, as the independent reference of parity checks.
 
-Only the sampled layers are built and read, and a matrix is converted to float32 when it is used, so that a large
+Only the sampled layers are built and read, and matrices are converted to float32 when they are used, so that a large
 checkpoint can be checked in little memory.
 """
 
@@ -10,10 +10,10 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
 
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.families.base import LayerSample
+from stc_export.families.llava_onevision.narrow import compute_in_float32
 
 _EMBEDDINGS = "model.language_model.embed_tokens.weight"
 
@@ -43,8 +43,7 @@ def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
     if "lm_head.weight" not in weights:
         weights["lm_head.weight"] = weights[_EMBEDDINGS]
     model.load_state_dict(weights, strict=False, assign=True)
-    for module in model.modules():
-        _widen(module)
+    compute_in_float32(model)
     # Buffers that are not saved hold no data on the meta device; these two are computed again.
     model.model.language_model.rotary_emb = Qwen2RotaryEmbedding(config.text_config)
     model.model.vision_tower.post_layernorm = torch.nn.Identity()  # comes after what the LLM sees; need not be there
@@ -60,20 +59,3 @@ def _source(key: str, sample: LayerSample) -> str:
             number, rest = name[len(prefix) :].split(".", 1)
             return f"{prefix}{layers[int(number)]}.{rest}"
     return name
-
-
-def _widen(module: nn.Module) -> None:
-    """Let a module compute in float32: a matrix only while it is used."""
-    own = dict(module.named_parameters(recurse=False))
-    narrow = {name: value.data for name, value in own.items() if value.dtype != torch.float32 and not value.is_meta}
-    if not isinstance(module, nn.Linear):
-        for name, data in narrow.items():
-            own[name].data = data.float()
-    elif narrow:
-        module.register_forward_pre_hook(lambda *_: _set(own, {name: data.float() for name, data in narrow.items()}))
-        module.register_forward_hook(lambda *_: _set(own, narrow))
-
-
-def _set(parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> None:
-    for name, value in values.items():
-        parameters[name].data = value

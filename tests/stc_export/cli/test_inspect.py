@@ -28,6 +28,7 @@ def test_inspect_whole_bundle_exits_0_and_shows_its_interfaces(
     assert "weights/vit.bin   10.2 kB  cacher_gate/default, vit/gate" in text
     assert "1,234,567 parameters, random weights: answers mean nothing" in text
     assert "3 layers, T = 25, C = 32, M = 9" in text
+    assert "10.2 kB of weights, 5 kB of state; its process: about 90 MB resident" in text
     assert text.endswith("All listed files are as the manifest says.\n")
 
 

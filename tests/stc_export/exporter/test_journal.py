@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from stc_export.exporter import weights as weights_module
 from stc_export.exporter.checkpoint import Checkpoint, TensorInfo
 from stc_export.exporter.journal import file_of, journal_of, journals, mark, resume
-from stc_export.exporter.weights import ALIGNMENT, WeightRecipe, WrittenFile, write_weights
+from stc_export.exporter.weight_output import ALIGNMENT
+from stc_export.exporter.weights import WeightRecipe, WrittenFile, write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

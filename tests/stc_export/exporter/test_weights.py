@@ -22,7 +22,8 @@ from stc_export.exporter import weights as weights_module
 from stc_export.exporter.checkpoint import Checkpoint, read_checkpoint
 from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.preprocess import read_preprocessing
-from stc_export.exporter.weights import ALIGNMENT, StoredTensor, WeightRecipe, check_recipes, layout, write_weights
+from stc_export.exporter.weight_output import ALIGNMENT
+from stc_export.exporter.weights import StoredTensor, WeightRecipe, check_recipes, layout, write_weights
 from stc_export.families import find_family
 from stc_export.families.llava_onevision.weights import canonical
 from stc_export.spec.errors import CheckpointError

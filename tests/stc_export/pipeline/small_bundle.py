@@ -48,6 +48,7 @@ def small_manifest() -> m.Manifest:
         tables=(m.TableEntry("embed", "embed.bin", "float32", (2, 8), 0),),
         pruners=(m.PrunerEntry("none", "none", 0),),
         policy=Policy(),
+        session=m.SessionMemory(10_240, 2_000, 3_000, 4_000, 90_000_000),
         parity=(m.GraphParity("vit.onnx", "full", "module", "all 3", rows),),
         files=tuple(
             m.FileEntry(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in sorted(FILES.items())

@@ -178,6 +178,9 @@ def test_resident_memory_of_a_process_is_predicted_within_15_percent(
         check=True,
     )
     assert ready.plan.resident_bytes == pytest.approx(int(done.stdout), rel=0.15)
+    told = read_manifest(bundle).session
+    assert told.resident_bytes == ready.plan.resident_bytes
+    assert (told.kv_bytes, told.weights_bytes) == (ready.plan.size.kv_bytes, ready.plan.size.weights_bytes)
 
 
 def test_resident_memory_counts_half_precision_as_float32(tiny_checkpoint: Path, tmp_path: Path) -> None:
