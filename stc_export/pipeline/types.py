@@ -30,6 +30,8 @@ class BuildRequest:
         flavour: ``base`` or ``modern``; ``None``: the target's.
         metrics: Metrics that the bundle has graphs for, besides ``cosine``.
         attention: Whether it has the attention that tokens received, and the pruning methods that use it.
+        rounding: How weights of few bits are rounded: ``nearest`` or ``awq``.
+        keep_precision: Patterns of names of layers that are not rounded, e.g. ``llm.layers.0.*``.
     """
 
     model: str
@@ -41,6 +43,8 @@ class BuildRequest:
     flavour: str | None = None
     metrics: tuple[Metric, ...] = ()
     attention: bool = False
+    rounding: str = "nearest"
+    keep_precision: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stc_export.cli.calibrate import sensitivity as sensitivity_mode
 from stc_export.cli.calibrate import tune
 from stc_export.cli.calibrate.flags import Flags
 from stc_export.cli.options import BundleArgument, JsonFlag, ThreadsOption, check_above_zero, check_least
@@ -29,7 +30,10 @@ class Mode:
 
 
 #: The modes, each under the flag that asks for it.
-MODES: Mapping[str, Mode] = {"--budget": Mode(lambda flags: flags.budget is not None, tune.run)}
+MODES: Mapping[str, Mode] = {
+    "--budget": Mode(lambda flags: flags.budget is not None, tune.run),
+    "--sensitivity": Mode(lambda flags: flags.sensitivity, sensitivity_mode.run),
+}
 
 
 def calibrate(  # noqa: PLR0913 - one parameter per flag
@@ -43,6 +47,12 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
         str | None,
         typer.Option("--budget", metavar="NAME=VALUE", help="Tune the policy: accuracy=0.99 or latency_ms=40."),
     ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure what rounding each layer costs; also takes a checkpoint.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="How --sensitivity rounds, as build takes it.")
+    ] = "int4",
     task: Annotated[
         str, typer.Option("--task", metavar="NAME", help="fidelity (own videos), or a task of validate.")
     ] = "fidelity",
@@ -73,6 +83,8 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
         bundle=bundle,
         data=data,
         budget=budget,
+        sensitivity=sensitivity,
+        precision=precision,
         task=task,
         minutes=minutes,
         fps=fps,

@@ -14,6 +14,8 @@ class Flags:
         bundle: Path of the bundle.
         data: Video, or folder with videos or with the files of a task.
         budget: Text ``NAME=VALUE``.
+        sensitivity: Measure what rounding each layer costs.
+        precision: How it rounds, as ``build`` takes it.
         task: Name of a task.
         minutes: Most minutes that it takes.
         fps: Frames to take per second of videos.
@@ -27,6 +29,8 @@ class Flags:
     bundle: Path
     data: Path | None
     budget: str | None
+    sensitivity: bool
+    precision: str
     task: str
     minutes: float | None
     fps: float | None
