@@ -35,6 +35,7 @@ def result_text(result: InspectResult) -> str:
         _weights(result),
         _rounded(result),
         _engines(result),
+        _tuned(result),
         _files(result),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -131,6 +132,15 @@ def _engines(result: InspectResult) -> str:
         for bound in [row.fingerprint]
     ]
     return table(("engines", "for", "size", "state"), rows, right=(2,)) if rows else ""
+
+
+def _tuned(result: InspectResult) -> str:
+    found = result.tuned
+    if found is None:
+        return ""
+    state = "--policy tuned" if found.usable else "of another build, or changed: calibrate again"
+    rows = [(one_line(found.budget), one_line(found.name), state)]
+    return table(("tuned for", "policy", "used by"), rows)
 
 
 def _files(result: InspectResult) -> str:
