@@ -3,8 +3,8 @@
     python benchmarks/few_bits.py [--shape NAME] [--threads N] [--tokens N] [--results DIR] WORK
 
 Writes a checkpoint of a published shape with its whole vocabulary and random weights, and two bundles of it, to WORK
-(some 9 GB for llava-onevision-0.5b), and benchmarks/results/few-bits-SHAPE.json. What is there is used again. Random
-weights change answers, not times.
+(some 5 GB for llava-onevision-0.5b), and benchmarks/results/few-bits-SHAPE.json. What is there is used again. The ViT,
+which has no part in decoding, is cut to two layers. Random weights change answers, not times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from bench import Bench, record
 from decode import WARMUP, Answer
 from make_checkpoint import write_random_checkpoint
-from shapes import FULL, SHAPES
+from shapes import FULL, SHAPES, Shape
 from tables import RESULTS
 
 from stc_export.cli.progress import make_progress
@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("work", type=Path, metavar="WORK", help="folder for checkpoint and bundles")
     options = parser.parse_args(arguments)
     progress = make_progress()
-    plan = replace(FULL, name=options.shape, dims=SHAPES[options.shape].dims)
-    bundles = [made(options.work, options.shape, precision, progress) for precision in PRECISIONS]
+    shape = without_vision(SHAPES[options.shape])
+    plan = replace(FULL, name=options.shape, dims=shape.dims)
+    bundles = [made(options.work / options.shape, shape, precision, progress) for precision in PRECISIONS]
     benches = [Bench(plan, bundle, bundle, options.threads, progress) for bundle in bundles]
     load_before = load_average()
     measured = measure(benches, options.tokens)
@@ -55,12 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def made(work: Path, shape: str, precision: str, progress: Progress) -> Path:
-    """Return a bundle, built if it is not there yet."""
-    bundle, checkpoint = work / f"{shape}-{precision}.stc", work / shape
+def without_vision(shape: Shape) -> Shape:
+    """Return a shape with two layers of the ViT."""
+    return replace(shape, dims=replace(shape.dims, vision=replace(shape.dims.vision, layers=2)))
+
+
+def made(checkpoint: Path, shape: Shape, precision: str, progress: Progress) -> Path:
+    """Return a bundle beside its checkpoint, built if it is not there yet."""
+    bundle = checkpoint.with_name(f"{checkpoint.name}-{precision}.stc")
     if not bundle.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        write_random_checkpoint(checkpoint, SHAPES[shape], 0, progress)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_random_checkpoint(checkpoint, shape, 0, progress)
         run_build(BuildRequest(str(checkpoint), out=bundle, precision=precision), progress)
     return bundle
 

@@ -14,7 +14,7 @@ from stc_export.exporter.prompt import write_tokenizer
 from stc_export.families.base import Prompt
 from stc_export.pipeline.plan import Prepared
 from stc_export.validate.demo import quiz_clip
-from stc_export.validate.fidelity import read_films
+from stc_export.validate.fidelity import QUESTIONS, read_films
 from stc_export.validate.types import TaskClip, TaskOptions, TaskQuestion
 from stc_export.world.script import write_clip
 from stc_export.world.splits import TRAIN, ask_about
@@ -37,7 +37,7 @@ def read_prompts(prepared: Prepared, data: Path | None) -> tuple[Prompt, ...]:
         UsageError: There is no video.
         VideoError: A video cannot be read.
     """
-    clips = _world() if data is None else read_films(TaskOptions(data=data)).clips
+    clips = _world() if data is None else read_films(TaskOptions(data=data, ask=QUESTIONS)).clips
     asked = _spread([(clip, question) for clip in clips for question in clip.questions])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"

@@ -69,7 +69,12 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Only the first videos or clips.")] = None,
     threads: ThreadsOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the policy here and not into the bundle.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="The policy goes here, not into the bundle; or the evidence of --sensitivity.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
