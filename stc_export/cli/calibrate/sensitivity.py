@@ -6,10 +6,10 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.text import bytes_text, table
 from stc_export.pipeline.calibrate.sensitivity_types import Cost, SensitivityRequest, SensitivityResult
 
-_HEADER = ("layer", "KL, nats", "cosine", "same first token", "in higher precision", "")
+_HEADER = ("layer", "1 - cosine", "KL, nats", "same first token", "in higher precision", "")
 _LEGEND = (
-    "Each layer was rounded alone. KL: of the answer's first token, from the unrounded model; cosine: of the LLM's "
-    "last hidden states. Proposed are the layers with the highest KL per byte that have half of the KL of all rows."
+    "Each layer was rounded alone. Cosine: of the LLM's last hidden states with those of the unrounded model; KL: of\n"
+    "the answer's first token. Proposed are the layers that lose most per byte, until they have half of all losses."
 )
 
 
@@ -42,4 +42,4 @@ def result_text(result: SensitivityResult) -> str:
 
 
 def _cells(name: str, cost: Cost) -> tuple[str, ...]:
-    return (name, f"{cost.divergence:.6f}", f"{cost.cosine:.6f}", f"{100 * cost.same_first:.0f} %")
+    return (name, f"{cost.loss:.6f}", f"{cost.divergence:.6f}", f"{100 * cost.same_first:.0f} %")

@@ -36,7 +36,8 @@ from stc_export.spec.manifest import MANIFEST_NAME, read_manifest
 from stc_export.spec.progress import Progress
 from stc_export.validate.closeness import cosine, divergence
 
-#: Layers are proposed, those of the highest cost per byte first, until they have this share of the cost of all.
+#: Layers are proposed, those of the highest loss per byte first, until they have this share of the loss of all. The
+#: loss is 1 - cosine: what layers lose adds up, while KL over a few answers can fall when more is rounded.
 _SHARE = 0.5
 
 States = Sequence[NDArray[np.float32]]
@@ -166,12 +167,12 @@ def _extra(recipe: WeightRecipe) -> int:
 
 
 def _propose(rows: Sequence[LayerCost]) -> list[LayerCost]:
-    """Propose the layers with the highest cost per byte that together have a share of the cost of all."""
-    wanted = _SHARE * sum(row.cost.divergence for row in rows)
+    """Propose the layers with the highest loss per byte that together have a share of the loss of all."""
+    wanted = _SHARE * sum(row.cost.loss for row in rows)
     chosen: set[str] = set()
-    for row in sorted(rows, key=lambda row: -row.cost.divergence / row.extra_bytes):
+    for row in sorted(rows, key=lambda row: -row.cost.loss / row.extra_bytes):
         if wanted <= 0:
             break
         chosen.add(row.layer)
-        wanted -= row.cost.divergence
+        wanted -= row.cost.loss
     return [replace(row, proposed=row.layer in chosen) for row in rows]

@@ -39,6 +39,11 @@ class Cost:
     divergence: float
     same_first: float
 
+    @property
+    def loss(self) -> float:
+        """What the hidden states lose, by which layers are compared."""
+        return 1.0 - self.cosine
+
 
 @dataclass(frozen=True)
 class LayerCost:

@@ -101,12 +101,12 @@ def test_every_rounded_layer_has_a_row_and_bytes_by_hand(result: SensitivityResu
 def test_proposal_has_half_of_the_cost_with_the_highest_cost_per_byte(
     even_checkpoint: Path, result: SensitivityResult
 ) -> None:
-    rows = sorted(result.layers, key=lambda row: row.cost.divergence / row.extra_bytes, reverse=True)
+    rows = sorted(result.layers, key=lambda row: (1 - row.cost.cosine) / row.extra_bytes, reverse=True)
     count = sum(row.proposed for row in rows)
     assert all(row.proposed for row in rows[:count])
-    costs = [row.cost.divergence for row in rows]
+    costs = [1 - row.cost.cosine for row in rows]
     assert sum(costs[:count]) >= 0.5 * sum(costs) > sum(costs[: count - 1])
-    assert result.proposed.divergence < result.rounded.divergence
+    assert result.proposed.cosine > result.rounded.cosine
     assert result.extra_bytes == sum(row.extra_bytes for row in rows[:count])
     build = prepare(
         BuildRequest("", precision="int4", keep_precision=tuple(result.keep.split(","))), Source(even_checkpoint, "x")
@@ -121,6 +121,7 @@ def test_evidence_and_text_say_the_same(result: SensitivityResult, evidence: Pat
     text = result_text(result)
     for row in result.layers:
         assert f"{row.cost.divergence:.6f}" in text
+        assert f"{1 - row.cost.cosine:.6f}" in text
     assert f"--precision int4 --keep-precision '{result.keep}'" in text
 
 
