@@ -20,8 +20,8 @@ from stc_export.pipeline.prompts import read_prompts
 from stc_export.spec.calibration import FoldedScales, Rounding
 from stc_export.spec.progress import Progress
 
-#: Tokens on which errors are compared, and the most outputs of a weight, at even distances. A sample keeps the search
-#: in a 7B model below half an hour.
+#: Tokens on which errors are compared, and the most outputs of a weight, at even distances: the search rounds each
+#: weight of the sample once per value of the grid.
 _TOKENS, _OUTPUTS = 512, 1024
 
 

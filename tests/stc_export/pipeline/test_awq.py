@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from stc_export.cli.inspect import result_text
 from stc_export.demo.checkpoint import CheckpointOptions, write_checkpoint
 from stc_export.exporter.scaled import ScaledCheckpoint
 from stc_export.families.llava_onevision.calibration import groups
 from stc_export.pipeline.awq import fold_scales
+from stc_export.pipeline.inspect import inspect
 from stc_export.pipeline.plan import Prepared, prepare
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildRequest
@@ -106,6 +108,10 @@ def test_bundle_passes_the_parity_check_and_its_record_tells_how_it_was_rounded(
     assert file.kept == ("llm.layers.0.qkv", "llm.layers.0.down", "llm.layers.1.down")
     assert len(file.tensors) == 5
     assert all(0.05 < tensor.relative_error < 0.15 for tensor in file.tensors)
+
+
+def test_inspect_says_how_it_was_rounded(bundle: Path) -> None:
+    assert "graphs/llm.weights  int4, awq, 3 layers kept  32 " in result_text(inspect(bundle))
 
 
 def test_kept_layers_take_the_bytes_that_they_had(bundle: Path, even_bundle_int4: Path) -> None:
