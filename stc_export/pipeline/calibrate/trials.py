@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ class Library:
         clock: Tells the time.
     """
 
-    def __init__(self, watcher: Watcher, rows: Rows, clock: Clock = time.monotonic) -> None:
+    def __init__(self, watcher: Watcher, rows: Rows, clock: Clock) -> None:
         self._watcher, self._rows, self._clock = watcher, rows, clock
         self._known = {(row.setting, row.outcome.clip): row.outcome for row in rows.done}
 
