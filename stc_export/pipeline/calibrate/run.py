@@ -76,7 +76,7 @@ def tune(
     plan = _plan(job)
     with open_rows(job.place.rows, plan, "--out") as rows:
         check_rows(job.place.rows, plan, job.all_clips, rows.done)
-        watcher = watchers(job.model, job.clips.task, job.model.manifest.policy.memory)
+        watcher = watchers(job.model, job.clips.task)
         library = Library(watcher, rows, clock)
         try:
             evidence = _search(job, library, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stc_export.spec.policy import MemoryPolicy, Policy
+from stc_export.spec.policy import Policy
 from stc_export.validate.scorers import answered, settled
 from stc_export.validate.types import ClipFidelity, ClipOutcome, StageTimes, TaskClip, Work
 
@@ -52,7 +52,7 @@ class StandIn:
     watched: list[tuple[Policy, str]] = field(default_factory=list)
     interrupt_at: int = -1
 
-    def open(self, _model: object, _task: object, _memory: MemoryPolicy) -> StandIn:
+    def open(self, _model: object, _task: object) -> StandIn:
         return self
 
     def watch(self, policy: Policy, clip: TaskClip) -> ClipOutcome:
