@@ -21,13 +21,13 @@ _FIRST = (BASELINE, PUBLISHED, "adaptive", "fast")
 _TAUS = (0.95, 0.9, 0.8)
 _MAX_INTERVALS = (4, 24)
 #: Gate mode ``paper``: interval and update ratio.
-_FIXED = ((2, 0.25), (4, 0.25))
+_FIXED = ((2, 0.25), (4, 0.25), (8, 0.125))
 #: Pruning method and keep ratio.
 _PRUNERS = (
     ("stc_dual_anchor", 0.75),
     ("stc_dual_anchor", 0.5),
     ("stc_dual_anchor", 0.3),
-    ("stc_dual_anchor", 0.15),
+    ("evs", 0.5),
     ("evs", 0.3),
 )
 #: Frames of a clip: shorter ones would not test every gate of the grid.

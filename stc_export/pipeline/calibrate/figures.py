@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -51,12 +52,9 @@ def counted(own: Sequence[ClipOutcome], off: Sequence[ClipOutcome]) -> list[list
 
 
 def _cost(policy: Policy, own: Sequence[ClipOutcome], off: Sequence[ClipOutcome], dims: ModelDims) -> float:
-    baseline = Policy(gate=_OFF.gate, cacher=_OFF.cacher, pruner=_OFF.pruner, memory=policy.memory)
+    baseline = replace(named_policies()[BASELINE], memory=policy.memory)
     whole = stream_macs(dims, baseline, total_work(clip.work for clip in off))
     return stream_macs(dims, policy, total_work(clip.work for clip in own)) / whole
-
-
-_OFF = named_policies()[BASELINE]
 
 
 def held_out_figures(

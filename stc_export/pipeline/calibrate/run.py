@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from stc_export.pipeline.calibrate.data import TuningClips, check_enough, read_c
 from stc_export.pipeline.calibrate.evidence import Evidence, make_record, write_tuning
 from stc_export.pipeline.calibrate.figures import counted, held_out_figures
 from stc_export.pipeline.calibrate.places import find_place
-from stc_export.pipeline.calibrate.trials import Library, SearchTrials
+from stc_export.pipeline.calibrate.trials import Clock, Library, SearchTrials
 from stc_export.pipeline.calibrate.types import Place, TuneRequest, TuneResult
-from stc_export.pipeline.calibrate.watchers import open_watcher
+from stc_export.pipeline.calibrate.watchers import OpenWatcher, open_watcher
 from stc_export.spec.errors import BundleError, MissingDependencyError, PolicyError, ResourceError
 from stc_export.spec.progress import Progress
 from stc_export.spec.tuning import HeldOutPolicy, manifest_digest
@@ -53,7 +54,9 @@ class _Job:
         return (*self.clips.search, *self.clips.held_out)
 
 
-def tune(request: TuneRequest, progress: Progress) -> TuneResult:
+def tune(
+    request: TuneRequest, progress: Progress, watchers: OpenWatcher = open_watcher, clock: Clock = time.monotonic
+) -> TuneResult:
     """Search a policy that meets a budget.
 
     Every clip is written as it is complete. A second call with the same data does what is missing; it may ask for
@@ -62,6 +65,8 @@ def tune(request: TuneRequest, progress: Progress) -> TuneResult:
     Args:
         request: What is asked for.
         progress: Receiver of progress.
+        watchers: Opens who watches clips.
+        clock: Monotonic time in seconds.
 
     Raises:
         StcError: Bundle, data, budget or place cannot be used, or the target cannot run here.
@@ -71,7 +76,8 @@ def tune(request: TuneRequest, progress: Progress) -> TuneResult:
     plan = _plan(job)
     with open_rows(job.place.rows, plan, "--out") as rows:
         check_rows(job.place.rows, plan, job.all_clips, rows.done)
-        library = Library(open_watcher(job.model, job.clips.task, job.model.manifest.policy.memory), rows)
+        watcher = watchers(job.model, job.clips.task)
+        library = Library(watcher, rows, clock)
         try:
             evidence = _search(job, library, progress)
         except OutOfTimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ class Library:
         clock: Tells the time.
     """
 
-    def __init__(self, watcher: Watcher, rows: Rows, clock: Clock = time.monotonic) -> None:
+    def __init__(self, watcher: Watcher, rows: Rows, clock: Clock) -> None:
         self._watcher, self._rows, self._clock = watcher, rows, clock
         self._known = {(row.setting, row.outcome.clip): row.outcome for row in rows.done}
 
@@ -38,14 +37,13 @@ class Library:
         """Return the time in seconds; only differences mean something."""
         return self._clock()
 
-    def outcome(self, candidate: Candidate, clip: TaskClip, until: float, advance: Advance) -> ClipOutcome:
+    def outcome(self, candidate: Candidate, clip: TaskClip, until: float) -> ClipOutcome:
         """Return what a clip gave under a candidate, watching it if that was not done before.
 
         Args:
             candidate: The candidate.
             clip: The clip.
             until: No clip is begun after this time.
-            advance: Told of every clip.
 
         Raises:
             OutOfTimeError: It would have to be begun later.
@@ -63,10 +61,10 @@ class Library:
     def outcomes(
         self, candidate: Candidate, clips: Sequence[TaskClip], until: float, advance: Advance
     ) -> list[ClipOutcome]:
-        """Return what several clips gave; see :meth:`outcome`."""
+        """Return what several clips gave, telling ``advance`` of each; see :meth:`outcome`."""
         found = []
         for clip in clips:
-            found.append(self.outcome(candidate, clip, until, advance))
+            found.append(self.outcome(candidate, clip, until))
             advance(1)
         return found
 

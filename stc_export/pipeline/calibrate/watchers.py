@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from stc_export.spec.errors import VideoError
-from stc_export.spec.policy import MemoryPolicy, Policy, named_policies
+from stc_export.spec.policy import Policy, named_policies
 from stc_export.validate.cuts import FrameShelf
 from stc_export.validate.fidelity import watch_pair
 from stc_export.validate.paired import PairedStream
@@ -44,11 +44,9 @@ class PlainWatcher:
     Args:
         model: An opened bundle.
         task: Where the clips come from.
-        memory: What streams remember.
     """
 
-    def __init__(self, model: Model, task: Task, memory: MemoryPolicy) -> None:
-        del memory
+    def __init__(self, model: Model, task: Task) -> None:
         self._model, self._task = model, task
         self._shelf = FrameShelf(_ROOM_BYTES)
 
@@ -63,15 +61,12 @@ class PairedWatcher:
 
     Args:
         model: An opened bundle.
-        task: Where the clips come from.
-        memory: What streams remember.
     """
 
-    def __init__(self, model: Model, task: Task, memory: MemoryPolicy) -> None:
-        del task
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._shelf = FrameShelf(_ROOM_BYTES)
-        off = replace(named_policies()["off"], memory=memory)
+        off = replace(named_policies()["off"], memory=model.manifest.policy.memory)
         self._dense = RecordedStream(StreamSession(model, off), _ROOM_BYTES)
 
     def watch(self, policy: Policy, clip: TaskClip) -> ClipOutcome:
@@ -98,10 +93,10 @@ def whole(outcome: ClipOutcome) -> ClipOutcome:
     return outcome
 
 
-OpenWatcher = Callable[[Model, Task, MemoryPolicy], Watcher]
-_WATCHERS: Mapping[str, OpenWatcher] = {"fidelity": PairedWatcher}
+OpenWatcher = Callable[[Model, Task], Watcher]
+_WATCHERS: Mapping[str, OpenWatcher] = {"fidelity": lambda model, _task: PairedWatcher(model)}
 
 
-def open_watcher(model: Model, task: Task, memory: MemoryPolicy) -> Watcher:
+def open_watcher(model: Model, task: Task) -> Watcher:
     """Return who watches the clips of a task."""
-    return _WATCHERS.get(task.name, PlainWatcher)(model, task, memory)
+    return _WATCHERS.get(task.name, PlainWatcher)(model, task)
