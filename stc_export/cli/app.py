@@ -8,6 +8,7 @@ import typer
 
 from stc_export import __version__
 from stc_export.cli import bench, build, check, doctor, inspect, run, seal, targets, validate
+from stc_export.cli.calibrate import command as calibrate
 from stc_export.cli.errors import INTERRUPTED
 from stc_export.cli.output import tell, write
 from stc_export.cli.text import one_line
@@ -26,6 +27,7 @@ _COMMANDS: Commands = (
     ("run", run.run, run.EXAMPLE),
     ("bench", bench.bench, bench.EXAMPLE),
     ("validate", validate.validate, validate.EXAMPLE),
+    ("calibrate", calibrate.calibrate, calibrate.EXAMPLE),
     ("inspect", inspect.inspect, inspect.EXAMPLE),
     ("check", check.check, check.EXAMPLE),
     ("seal", seal.seal, seal.EXAMPLE),

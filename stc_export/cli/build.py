@@ -35,6 +35,15 @@ def build(  # noqa: PLR0913 - one parameter per flag
             help="fp32, fp16, bf16, int8, int4, int4-128; the target's default if not given.",
         ),
     ] = None,
+    rounding: Annotated[
+        str, typer.Option("--rounding", metavar="nearest|awq", help="How weights of few bits are rounded.")
+    ] = "nearest",
+    keep_precision: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-precision", metavar="A,B", help="Layers that are not rounded, e.g. llm.layers.0.*; see calibrate."
+        ),
+    ] = None,
     flavour: Annotated[
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
     ] = None,
@@ -65,6 +74,8 @@ def build(  # noqa: PLR0913 - one parameter per flag
             flavour=flavour,
             metrics=_metrics(metrics),
             attention=attention,
+            rounding=rounding,
+            keep_precision=_names(keep_precision),
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal
@@ -73,8 +84,12 @@ def build(  # noqa: PLR0913 - one parameter per flag
     emit(result, plan_text(result) if isinstance(result, BuildPlan) else result_text(result), as_json=as_json)
 
 
+def _names(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
 def _metrics(text: str | None) -> tuple[Metric, ...]:
-    names = [] if text is None else [name.strip() for name in text.split(",")]
+    names = _names(text)
     for name in names:
         if name not in METRIC_NAMES:
             raise UsageError(f'--metrics has the metric "{name}".', nearest(name, METRIC_NAMES))

@@ -11,6 +11,7 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.text import bytes_text, facts, one_line, table
 from stc_export.pipeline.precisions import bundle_precisions
 from stc_export.pipeline.types import InspectResult
+from stc_export.spec.calibration import RoundedFile
 from stc_export.spec.manifest import SessionMemory, TensorSpec
 
 EXAMPLE = "stc-export inspect demo.stc"
@@ -35,6 +36,7 @@ def result_text(result: InspectResult) -> str:
         _weights(result),
         _rounded(result),
         _engines(result),
+        _tuned(result),
         _files(result),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -109,7 +111,7 @@ def _rounded(result: InspectResult) -> str:
     rows = [
         (
             one_line(row.file),
-            one_line(row.precision),
+            _how(row),
             str(row.block or "row"),
             f"{row.mean_error:.2%}",
             f"{row.worst.relative_error:.2%} {one_line(row.worst.name)}",
@@ -117,6 +119,13 @@ def _rounded(result: InspectResult) -> str:
         for row in result.rounded
     ]
     return table(("rounded", "precision", "block", "mean error", "worst"), rows, right=(3,)) if rows else ""
+
+
+def _how(row: RoundedFile) -> str:
+    """Return precision, rounding and the number of layers that were left, e.g. ``int4, awq, 2 layers kept``."""
+    rounding = [] if row.rounding == "nearest" else [row.rounding]
+    kept = [f"{len(row.kept)} layers kept"] if row.kept else []
+    return ", ".join([one_line(row.precision), *rounding, *kept])
 
 
 def _engines(result: InspectResult) -> str:
@@ -131,6 +140,15 @@ def _engines(result: InspectResult) -> str:
         for bound in [row.fingerprint]
     ]
     return table(("engines", "for", "size", "state"), rows, right=(2,)) if rows else ""
+
+
+def _tuned(result: InspectResult) -> str:
+    found = result.tuned
+    if found is None:
+        return ""
+    state = "--policy tuned" if found.usable else "of another build, or changed: calibrate again"
+    rows = [(one_line(found.budget), one_line(found.name), state)]
+    return table(("tuned for", "policy", "used by"), rows)
 
 
 def _files(result: InspectResult) -> str:

@@ -8,10 +8,15 @@ import typer
 
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import Policy, policy_from_argument
+from stc_export.spec.tuning import TUNED, tuned_policy
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="FILE", help="adaptive, fast, paper, off, or a JSON file.")
+]
+BundlePolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="FILE", help="adaptive, fast, paper, off, tuned (by calibrate), or a JSON file."),
 ]
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that build wrote.")]
 ThreadsOption = Annotated[
@@ -26,6 +31,18 @@ def read_policy(argument: str | None) -> Policy | None:
         PolicyError: Neither a known name nor a readable file, or a bad file.
     """
     return None if argument is None else policy_from_argument(argument, Path(argument))
+
+
+def read_bundle_policy(argument: str | None, bundle: Path | None) -> Policy | None:
+    """Return the policy that ``--policy`` names for a bundle, which may hold one that was tuned for it.
+
+    Raises:
+        PolicyError: As :func:`read_policy`; or ``tuned`` was named, and there is none for this build of the bundle.
+        BundleError: ``tuned`` was named, and there is no bundle.
+    """
+    if argument != TUNED or bundle is None:
+        return read_policy(argument)
+    return tuned_policy(bundle)
 
 
 def check_least(flag: str, value: float | None, least: float) -> None:

@@ -9,12 +9,12 @@ import typer
 
 from stc_export.cli.options import (
     BundleArgument,
+    BundlePolicyOption,
     JsonFlag,
-    PolicyOption,
     ThreadsOption,
     check_above_zero,
     check_least,
-    read_policy,
+    read_bundle_policy,
 )
 from stc_export.cli.output import emit, reserved_stdout, tell, write
 from stc_export.cli.progress import BarProgress, LineProgress, make_progress
@@ -38,7 +38,7 @@ def run(  # noqa: PLR0913 - one parameter per flag
         list[float] | None,
         typer.Option("--at", metavar="SECONDS", help="Time of the question; the end of the video if not given."),
     ] = None,
-    policy: PolicyOption = None,
+    policy: BundlePolicyOption = None,
     fps: Annotated[float, typer.Option("--fps", help="Frames taken per second of video.")] = 1.0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")] = 64,
     top_p: Annotated[float, typer.Option("--top-p", help="0: greedy; else the share to sample from.")] = 0.0,
@@ -74,7 +74,7 @@ def run(  # noqa: PLR0913 - one parameter per flag
             bundle=bundle,
             video=video if is_address(video) else Path(video),
             questions=pair_questions(ask, at or []),
-            policy=read_policy(policy),
+            policy=read_bundle_policy(policy, bundle),
             fps=fps,
             max_tokens=max_tokens,
             seed=seed,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stc_export.cli.options import JsonFlag, PolicyOption, check_above_zero, check_least, read_policy
+from stc_export.cli.options import BundlePolicyOption, JsonFlag, check_above_zero, check_least, read_bundle_policy
 from stc_export.cli.output import emit, reserved_stdout
 from stc_export.cli.progress import make_progress
 from stc_export.cli.text import one_line, table
@@ -50,7 +50,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
         list[str] | None,
         typer.Option("--sweep", metavar="KEY=A,B,C", help="Values of a key of the policy; can be repeated."),
     ] = None,
-    policy: PolicyOption = None,
+    policy: BundlePolicyOption = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Only the first clips.")] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="N", help="Processes at a time; one per core if not given.")
@@ -96,7 +96,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
         check_least(flag, value, 1)
     if fps is not None:
         check_above_zero("--fps", fps)
-    base = read_policy(policy)
+    base = read_bundle_policy(policy, bundle)
     with reserved_stdout(as_json=as_json):
         if rescore is not None:
             result = _rescore(rescore, scorer, {"BUNDLE": bundle, "--task": task, "--report": report, "--data": data})

@@ -7,7 +7,7 @@ parity check.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from stc_calib.rounding import restore_weights, round_weights
@@ -20,10 +20,12 @@ class RoundedCheckpoint(Checkpoint):
     """A checkpoint of which some tensors are read as rounded.
 
     Attributes:
+        original: The checkpoint before that.
         recipes: Canonical tensor name -> recipe that rounds it.
     """
 
-    recipes: Mapping[str, WeightRecipe] = field(default_factory=dict)
+    original: Checkpoint
+    recipes: Mapping[str, WeightRecipe]
 
     def read(self, name: str) -> Any:
         """Read one tensor (see :meth:`Checkpoint.read`); a rounded one is restored to float32.
@@ -33,7 +35,7 @@ class RoundedCheckpoint(Checkpoint):
         """
         import torch
 
-        tensor, recipe = super().read(name), self.recipes.get(name)
+        tensor, recipe = self.original.read(name), self.recipes.get(name)
         if recipe is None or recipe.scheme is None:
             return tensor
         return torch.from_numpy(restore_weights(round_weights(tensor.float().numpy(), recipe.scheme, recipe.dtype)))
@@ -42,4 +44,4 @@ class RoundedCheckpoint(Checkpoint):
 def rounded_checkpoint(checkpoint: Checkpoint, recipes: Iterable[WeightRecipe]) -> Checkpoint:
     """Return a checkpoint as recipes round it."""
     rounded = {name: recipe for recipe in recipes if recipe.scheme is not None for name in recipe.sources}
-    return RoundedCheckpoint(checkpoint.directory, checkpoint.config, checkpoint.tensors, rounded)
+    return RoundedCheckpoint(checkpoint.directory, checkpoint.config, checkpoint.tensors, checkpoint, rounded)

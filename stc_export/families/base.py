@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.exporter.checkpoint import Checkpoint
@@ -64,6 +65,91 @@ class FamilyModel(Protocol):
 
     def parity_cases(self, inputs: ParityInputs) -> Iterator[ParityCase]:
         """Yield cases for every graph of this model."""
+        ...
+
+    def embed_prompts(
+        self, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return what the LLM reads of each prompt, [S, D]."""
+        ...
+
+    def language(self, checkpoint: Checkpoint) -> Language:
+        """Return the LLM of a checkpoint, computing in float32."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Frames and a question about them.
+
+    Attributes:
+        frames: uint8 [size, size, 3] RGB.
+        before: Token ids before the frames.
+        after: Token ids behind them and the newline.
+    """
+
+    frames: tuple[NDArray[np.uint8], ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linear layers that read the same, by canonical names of tensors.
+
+    Attributes:
+        layers: Their weights [out, in].
+        before: Tensors of which each row, or value, makes one channel of what they read; empty where none does.
+    """
+
+    layers: tuple[str, ...]
+    before: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a group reads, [N, in]."""
+
+    group: Group
+    inputs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the LLM makes of a prompt.
+
+    Attributes:
+        hidden: States behind the last norm [S, D].
+        logits: Of the first token of the answer [V].
+    """
+
+    hidden: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What a layer made of prompts: its output [S, D] for each, and what its linear layers read of them together."""
+
+    hidden: tuple[NDArray[np.float32], ...]
+    reads: tuple[Read, ...]
+
+
+class Language(Protocol):
+    """An LLM that is run one layer at a time, and has one layer in memory at a time."""
+
+    def run(self, layer: int, hidden: Sequence[NDArray[np.float32]], rows: int = 1) -> Ran:
+        """Run a layer over whole prompts.
+
+        Args:
+            layer: Its number.
+            hidden: Its input [S, D] for each prompt.
+            rows: Most tokens of what linear layers read, at even distances.
+        """
+        ...
+
+    def answer(self, hidden: Sequence[NDArray[np.float32]]) -> tuple[Answer, ...]:
+        """Return what the output [S, D] of the last layer says, for each prompt."""
         ...
 
 

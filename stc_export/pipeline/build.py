@@ -17,10 +17,11 @@ from stc_export.exporter.journal import file_of, journals
 from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import WrittenFile, write_weights
+from stc_export.pipeline.awq import fold_scales
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared, check_output, output_path, prepare
-from stc_export.pipeline.rounding import write_record
+from stc_export.pipeline.rounding import Told, write_record
 from stc_export.pipeline.source import find_source
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, StageTime
 from stc_export.spec.errors import ParityError, ResourceError
@@ -104,9 +105,11 @@ def _write(
     # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
     write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
+    folded = _timed(stages, "rounding", lambda: fold_scales(prepared, None, progress))
+    prepared = dataclasses.replace(prepared, checkpoint=folded.checkpoint)
     written = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
     weights = tuple(FileEntry(f"{_GRAPHS}/{file.path.name}", file.size_bytes, file.sha256) for file in written)
-    record = write_record(prepared.split.weights, written, partial)
+    record = write_record(prepared.split.weights, written, partial, Told(prepared.kept, folded.scales))
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
     checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
     _refuse_failures(checked.parity)

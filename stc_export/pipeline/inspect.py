@@ -7,13 +7,15 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights
+from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights, TunedPolicy
 from stc_export.spec.calibration import RECORD_NAME, RoundedFile, read_record
 from stc_export.spec.engines import RECORD_NAME as SEAL_NAME
 from stc_export.spec.engines import SealRecord, is_whole, read_records
+from stc_export.spec.errors import PolicyError
 from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
 from stc_export.spec.progress import Progress, Silent
+from stc_export.spec.tuning import TUNING_FILES, read_tuning, tuned_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +57,7 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         engines=tuple(_engines_row(bundle, folder, record) for folder, record in engines.items()),
         ok=not missing and not altered,
         rounded=_rounded(bundle, manifest, {*missing, *(fault.path for fault in altered)}),
+        tuned=_tuned(bundle),
     )
 
 
@@ -86,6 +89,20 @@ def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]
     return None if digest == entry.sha256 else "the content differs (SHA-256)"
 
 
+def _tuned(bundle: Path) -> TunedPolicy | None:
+    try:
+        record = read_tuning(bundle)
+    except PolicyError:
+        return None
+    if record is None:
+        return None
+    try:
+        usable = tuned_policy(bundle) == record.policy
+    except PolicyError:
+        usable = False
+    return TunedPolicy(f"{record.budget}={record.value:g}", record.chosen, usable)
+
+
 def _shared_weights(manifest: Manifest) -> tuple[SharedWeights, ...]:
     sizes = {entry.path: entry.size_bytes for entry in manifest.files}
     users: dict[str, list[str]] = {}
@@ -115,7 +132,7 @@ def _is_unaltered(folder: Path, record: SealRecord) -> bool:
 
 
 def _unlisted(bundle: Path, manifest: Manifest, engines: Mapping[Path, SealRecord]) -> tuple[str, ...]:
-    listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME}
+    listed = {entry.path for entry in manifest.files} | {MANIFEST_NAME, *TUNING_FILES}
     for path, record in engines.items():
         ours = (SEAL_NAME, *(entry.file for entry in record.engines))
         listed |= {(path / name).relative_to(bundle).as_posix() for name in ours}

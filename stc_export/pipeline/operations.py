@@ -13,7 +13,9 @@ Letters are those of :mod:`stc_export.spec.dims`; ``mlp`` is the hidden width of
 from __future__ import annotations
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
-from stc_export.spec.policy import Selection
+from stc_export.spec.memory import kv_budget
+from stc_export.spec.policy import Policy, Selection
+from stc_export.validate.types import Work
 
 
 def gate_macs(vision: VisionDims) -> int:
@@ -90,3 +92,26 @@ def frame_macs(
     encoded = gate_macs(dims.vision) + vit_macs(dims.vision, selection, recomputed)
     prefill = llm_macs(dims.text, kept, past) if kept else 0
     return encoded + pruner_runs * projector_macs(dims) + prefill
+
+
+def stream_macs(dims: ModelDims, policy: Policy, work: Work) -> int:
+    """ViT and prefill of what a stream did, as if its memory had been full: so it is for most of an endless stream.
+
+    Exact where all encoded frames keep the same number of tokens, as with ``pruner.budget`` ``fixed``; else they are
+    taken as shared out evenly.
+
+    Args:
+        dims: Sizes.
+        policy: What the stream ran under.
+        work: Counts over all its frames.
+    """
+    encoded = work.full + work.selective
+    if not encoded:
+        return 0
+    vision, selection = dims.vision, policy.cacher.selection
+    keys = vit_macs(vision, selection, 0)  # what a frame costs whatever is recomputed; the rest is linear in R
+    vit = encoded * keys + vit_macs(vision, selection, work.vit_recomputed) - keys
+    past = kv_budget(policy.memory, dims.text.context)
+    each, more = divmod(work.kept_tokens, encoded)
+    prefill = [(encoded - more, each), (more, each + 1)]
+    return vit + sum(frames * llm_macs(dims.text, kept, past) for frames, kept in prefill if kept)

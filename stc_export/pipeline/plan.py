@@ -17,9 +17,10 @@ from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
-from stc_export.pipeline.precisions import Precisions, check_blocks, read_precisions
+from stc_export.pipeline.precisions import Precisions, check_blocks, keep_layers, read_precisions
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
+from stc_export.spec.calibration import Rounding
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.interface import session_graphs
 from stc_export.spec.manifest import BUILD_FLAGS, Flavour, PromptSpec, build_flag
@@ -29,7 +30,10 @@ from stc_export.spec.policy import METRIC_NAMES, Policy
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked build: all that the stages after planning need."""
+    """A checked build: all that the stages after planning need.
+
+    ``rounding`` says how weights of few bits are rounded, ``kept`` names the layers that would be and are not.
+    """
 
     plan: BuildPlan
     target: Target
@@ -42,6 +46,8 @@ class Prepared:
     prompt: PromptSpec
     split: SplitModel
     parameters: int
+    rounding: Rounding = "nearest"
+    kept: tuple[str, ...] = ()
 
 
 def prepare(request: BuildRequest, source: Source) -> Prepared:
@@ -62,7 +68,9 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     form = GraphForm(
         _flavour(request.flavour, target), precisions.dtype, slots, metrics, request.attention, precisions.schemes
     )
-    split = model.split(form, preprocessing)
+    kept = keep_layers(model.split(form, preprocessing), request.keep_precision)
+    split = kept.split
+    rounding = _rounding(request.rounding, split)
     for recipes in split.weights.values():
         check_recipes(checkpoint, recipes)
         check_blocks(recipes)
@@ -84,7 +92,21 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         fit=fit_target(target, model.dims, request.policy, precisions, size.session_bytes),
         resident_bytes=resident_bytes(size, form.dtype) if target.backend.on_cpu else None,
     )
-    return Prepared(plan, target, precisions, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
+    return Prepared(
+        plan=plan,
+        target=target,
+        precisions=precisions,
+        form=form,
+        family=family,
+        checkpoint=checkpoint,
+        model=model,
+        preprocessing=preprocessing,
+        prompt=prompt,
+        split=split,
+        parameters=parameters,
+        rounding=rounding,
+        kept=kept.names,
+    )
 
 
 def _flavour(asked: str | None, target: Target) -> Flavour:
@@ -93,6 +115,15 @@ def _flavour(asked: str | None, target: Target) -> Flavour:
         if flavour == name:
             return cast("Flavour", flavour)
     raise UnsupportedError(f'There are no graphs of the flavour "{name}".', nearest(name, get_args(Flavour)))
+
+
+def _rounding(asked: str, split: SplitModel) -> Rounding:
+    if asked != "nearest" and all(recipe.scheme is None for rows in split.weights.values() for recipe in rows):
+        raise UsageError(f"--rounding is {asked}, but no weights are rounded.", "Add for example --precision int4.")
+    for rounding in get_args(Rounding):
+        if rounding == asked:
+            return cast("Rounding", rounding)
+    raise UnsupportedError(f'There is no rounding "{asked}".', nearest(asked, get_args(Rounding)))
 
 
 def _check_policy_method(request: BuildRequest, split: SplitModel) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from stc_calib.schemes import SCHEMES, Scheme
@@ -12,6 +13,7 @@ from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.manifest import PRECISION_DTYPES, DType, Manifest, Precision, QuantisedPrecision, Role
 
 if TYPE_CHECKING:
+    from stc_export.exporter.graphs import SplitModel
     from stc_export.exporter.weights import WeightRecipe
 
 #: All that can be exported, for any target.
@@ -97,6 +99,55 @@ def check_blocks(recipes: Iterable[WeightRecipe]) -> None:
                 f"{recipe.shape[1]} inputs.",
                 "Choose another precision for these graphs.",
             )
+
+
+def layer_name(file: str, recipe: WeightRecipe) -> str:
+    """Return the name of a linear layer for people, e.g. ``llm.layers.0.qkv``."""
+    return f"{file.removesuffix('.weights')}.{recipe.name.removesuffix('.weight')}"
+
+
+@dataclass(frozen=True)
+class KeptLayers:
+    """Layers that are left in the floating point type.
+
+    Attributes:
+        split: The model with them.
+        names: Their names.
+    """
+
+    split: SplitModel
+    names: tuple[str, ...]
+
+
+def keep_layers(split: SplitModel, patterns: Sequence[str]) -> KeptLayers:
+    """Leave layers as they are that would be rounded.
+
+    Args:
+        split: A model.
+        patterns: Names of layers, in which ``*`` stands for anything.
+
+    Raises:
+        UsageError: A pattern that fits no rounded layer, or nothing is left to round.
+    """
+    rounded = [layer_name(file, r) for file, recipes in split.weights.items() for r in recipes if r.scheme is not None]
+    for pattern in patterns:
+        if not fnmatch.filter(rounded, pattern):
+            raise UsageError(f'--keep-precision has "{pattern}", which fits no rounded layer.', _rounded_text(rounded))
+    kept = {name for pattern in patterns for name in fnmatch.filter(rounded, pattern)}
+    if kept and kept == set(rounded):
+        raise UsageError("--keep-precision keeps all layers that would be rounded.", "Name fewer of them.")
+
+    def unrounded(file: str, recipe: WeightRecipe) -> WeightRecipe:
+        return replace(recipe, scheme=None) if layer_name(file, recipe) in kept else recipe
+
+    weights = {file: tuple(unrounded(file, r) for r in recipes) for file, recipes in split.weights.items()}
+    return KeptLayers(replace(split, weights=weights), tuple(name for name in rounded if name in kept))
+
+
+def _rounded_text(rounded: Sequence[str]) -> str:
+    if not rounded:
+        return "Add for example --precision int4."
+    return f"Those are {rounded[0]} to {rounded[-1]}, in which * may stand for anything."
 
 
 def _parse(asked: str) -> dict[str, str]:

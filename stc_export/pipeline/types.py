@@ -30,6 +30,8 @@ class BuildRequest:
         flavour: ``base`` or ``modern``; ``None``: the target's.
         metrics: Metrics that the bundle has graphs for, besides ``cosine``.
         attention: Whether it has the attention that tokens received, and the pruning methods that use it.
+        rounding: How weights of few bits are rounded: ``nearest`` or ``awq``.
+        keep_precision: Patterns of names of layers that are not rounded, e.g. ``llm.layers.0.*``.
     """
 
     model: str
@@ -41,6 +43,8 @@ class BuildRequest:
     flavour: str | None = None
     metrics: tuple[Metric, ...] = ()
     attention: bool = False
+    rounding: str = "nearest"
+    keep_precision: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -461,6 +465,21 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
+class TunedPolicy:
+    """A policy that ``calibrate`` wrote into a bundle.
+
+    Attributes:
+        budget: What was asked for, e.g. ``accuracy=0.99``.
+        name: What was chosen.
+        usable: ``--policy tuned`` takes it: the bundle is the one that it was tuned for, and the file was not changed.
+    """
+
+    budget: str
+    name: str
+    usable: bool
+
+
+@dataclass(frozen=True)
 class InspectResult:
     """What a bundle holds and whether it is as its manifest says.
 
@@ -471,11 +490,12 @@ class InspectResult:
         weights: Weight files and the graphs that share them, largest first.
         missing: Listed files that are not there.
         altered: Listed files that are there with another size, content or kind.
-        unlisted: Files that neither the manifest nor a record of engines names. They are never opened and do not make
-            a bundle broken.
+        unlisted: Files that neither the manifest nor a record of engines names, and that no tuning wrote. They are
+            never opened and do not make a bundle broken.
         engines: Engines that were built from it, one row per device and compiler.
         ok: Nothing is missing or altered.
         rounded: What rounding weights to few bits did, one row per weight file.
+        tuned: The policy that was tuned for it; ``None`` where there is none that can be read.
     """
 
     bundle: Path
@@ -488,3 +508,4 @@ class InspectResult:
     engines: tuple[SealedEngines, ...]
     ok: bool
     rounded: tuple[RoundedFile, ...] = ()
+    tuned: TunedPolicy | None = None

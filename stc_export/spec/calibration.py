@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stc_export.spec import codec
 from stc_export.spec.errors import BundleError
@@ -18,17 +18,39 @@ RECORD_NAME = "calib/record.json"
 _MAX_BYTES = 1024 * 1024
 
 
+#: To the nearest, or to the nearest after scales of AWQ were folded in.
+Rounding = Literal["nearest", "awq"]
+
+
 @dataclass(frozen=True)
 class TensorError:
     """What rounding did to one weight.
 
     Attributes:
         name: Its name in the weight file.
-        relative_error: Norm of (rounded - original) relative to the norm of the original (Frobenius).
+        relative_error: Norm of (rounded - original) relative to the norm of the original (Frobenius). The original has
+            the scales of AWQ in it.
     """
 
     name: str
     relative_error: float
+
+
+@dataclass(frozen=True)
+class FoldedScales:
+    """Scales of AWQ in a layer. Errors are norms relative to that of the output, on calibration data.
+
+    Attributes:
+        layer: Name of the layer, e.g. ``llm.layers.0.qkv``.
+        alpha: Power of the mean input; 0: no scales, since none were better.
+        nearest_error: What rounding changes in the layer's output without scales.
+        error: What it changes with them.
+    """
+
+    layer: str
+    alpha: float
+    nearest_error: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -40,8 +62,12 @@ class RoundedFile:
         precision: As in the manifest, e.g. ``int4``.
         bits: Bits of a weight.
         block: Weights that share a scale; ``None``: all of an output.
-        source_sha256: Digest of the original values, one tensor after another as the checkpoint holds them.
+        source_sha256: Digest of the original values, one tensor after another as the checkpoint holds them; with AWQ as
+            they are in float32 when scales were folded in.
         tensors: The weights in the order of the file, at least one.
+        rounding: How it was rounded.
+        kept: Layers that would have been rounded and were left as they are.
+        folded: Scales of AWQ.
     """
 
     file: str
@@ -50,6 +76,9 @@ class RoundedFile:
     block: int | None
     source_sha256: str
     tensors: tuple[TensorError, ...]
+    rounding: Rounding = "nearest"
+    kept: tuple[str, ...] = ()
+    folded: tuple[FoldedScales, ...] = ()
 
     @property
     def mean_error(self) -> float:
@@ -64,7 +93,7 @@ class RoundedFile:
 
 @dataclass(frozen=True)
 class RoundingRecord:
-    """All rounded weights of a bundle. Rounding is to the nearest and looks at no data."""
+    """All rounded weights of a bundle."""
 
     schema: str
     files: tuple[RoundedFile, ...]

@@ -48,12 +48,27 @@ def read_films(options: TaskOptions) -> TaskClips:
         VideoError: A video cannot be read.
         MissingDependencyError: The package that reads videos is not installed.
     """
+    films = find_films(options)
+    clips = tuple(_clip(film, options.ask) for film in films)
+    return TaskClips(clips, (), films_digest(films), options.fps or FPS, options.ask)
+
+
+def find_films(options: TaskOptions) -> tuple[VideoFile, ...]:
+    """Return the videos that were named, in the order of their names.
+
+    Raises:
+        UsageError: There is no video, or a question is empty.
+    """
     if not all(question.strip() for question in options.ask):
         raise UsageError("--ask is an empty question.", 'Write for example --ask "What is shown in the video?".')
-    fps, paths = options.fps or FPS, _videos(options.data or Path())[: options.limit]
-    clips = tuple(_clip(path, fps, options.ask) for path in paths)
-    digests = "".join(f"{path.name} {file_digest(path)}\n" for path in paths)
-    return TaskClips(clips, (), hashlib.sha256(digests.encode()).hexdigest(), fps, options.ask)
+    paths, fps = _videos(options.data or Path())[: options.limit], options.fps or FPS
+    return tuple(VideoFile(path, fps, most_missing=1.0) for path in paths)  # one that was cut off, as far as it goes
+
+
+def films_digest(films: Sequence[VideoFile]) -> str:
+    """Return a digest of the names and contents of videos."""
+    digests = "".join(f"{film.path.name} {file_digest(film.path)}\n" for film in films)
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def _videos(data: Path) -> list[Path]:
@@ -68,16 +83,28 @@ def _videos(data: Path) -> list[Path]:
     return found
 
 
-def _clip(path: Path, fps: float, questions: Sequence[str]) -> TaskClip:
-    film = VideoFile(path, fps, most_missing=1.0)  # a recording that was cut off is compared as far as it goes
+def film_times(film: VideoFile) -> list[float]:
+    """Return the times of a video's frames in seconds.
+
+    Raises:
+        VideoError: It cannot be read, or has fewer frames than moments to ask at.
+    """
     times = [seconds for _, seconds in film.frames()]
     if len(times) < MOMENTS:
         raise VideoError(
-            f'Video "{path}" has {len(times)} frames at {fps:g} per second, expected at least {MOMENTS}.',
+            f'Video "{film.path}" has {len(times)} frames at {film.fps:g} per second, expected at least {MOMENTS}.',
             "Raise --fps, or use a longer video.",
         )
-    asked = [_question(text, place, times) for place in range(1, MOMENTS + 1) for text in questions]
-    return TaskClip(path.name, film, tuple(asked))
+    return times
+
+
+def _clip(film: VideoFile, questions: Sequence[str]) -> TaskClip:
+    return TaskClip(film.path.name, film, ask_in_thirds(questions, film_times(film)))
+
+
+def ask_in_thirds(questions: Sequence[str], times: Sequence[float]) -> tuple[TaskQuestion, ...]:
+    """Return every question after each third of the frames that have these times, at least :data:`MOMENTS`."""
+    return tuple(_question(text, place, times) for place in range(1, MOMENTS + 1) for text in questions)
 
 
 def _question(text: str, place: int, times: Sequence[float]) -> TaskQuestion:
@@ -106,12 +133,24 @@ def watch_beside_off(session: StreamSession, clip: TaskClip) -> ClipOutcome:
     """
     policy = replace(named_policies()["off"], memory=session.policy.memory)
     with StreamSession(session.model, policy) as dense:
-        pair = PairedStream(session, dense)
-        outcome = watch_clip(pair, clip)
-        if outcome.failure:
-            return outcome
-        answers = tuple(
-            answered(clip.name, answer.number, settled(clip.questions[answer.number], right), answer.text)
-            for answer, right in zip(outcome.answers, pair.dense_answers, strict=True)
-        )
-        return replace(outcome, answers=answers, fidelity=pair.found)
+        return watch_pair(PairedStream(session, dense), clip)
+
+
+def watch_pair(pair: PairedStream, clip: TaskClip) -> ClipOutcome:
+    """Stream a clip through two streams; what the uncompressed one says is right.
+
+    Args:
+        pair: The streams; they are reset first.
+        clip: A clip without right answers.
+
+    Raises:
+        StcError: A stream cannot go on.
+    """
+    outcome = watch_clip(pair, clip)
+    if outcome.failure:
+        return outcome
+    answers = tuple(
+        answered(clip.name, answer.number, settled(clip.questions[answer.number], right), answer.text)
+        for answer, right in zip(outcome.answers, pair.dense_answers, strict=True)
+    )
+    return replace(outcome, answers=answers, fidelity=pair.found)

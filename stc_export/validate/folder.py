@@ -14,7 +14,8 @@ from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
 from stc_export.spec.files import read_text, write_file
 from stc_export.validate.rows import ReadRows, SettingClip, read_rows, write_rows
-from stc_export.validate.types import Setting
+from stc_export.validate.scorers import answered, settled
+from stc_export.validate.types import ClipOutcome, Setting, TaskClip
 
 PLAN, RESULTS = "plan.json", "results.jsonl"
 _MOST_PLAN_BYTES = 16 * 1024 * 1024
@@ -40,6 +41,19 @@ class OriginalPlan:
 
 
 @dataclass(frozen=True)
+class TuningPlan:
+    """What rows of a search for a policy depend on beside all else.
+
+    Attributes:
+        frames: Most frames of a clip.
+        threads: Threads of the backend; ``None``: its own choice.
+    """
+
+    frames: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the rows of a folder have in common.
 
@@ -55,6 +69,7 @@ class Plan:
         scorer: Name of the scorer.
         asked: Questions that every clip is asked; empty where each has its own.
         original: The original model; ``None`` when only the bundle runs.
+        tuning: How clips are watched when a policy is searched for; ``None`` in a validation.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -68,6 +83,7 @@ class Plan:
     scorer: str = "first_character"
     asked: tuple[str, ...] = ()
     original: OriginalPlan | None = None
+    tuning: TuningPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -84,29 +100,36 @@ class Rows:
 
 
 @contextmanager
-def open_rows(folder: Path, plan: Plan) -> Iterator[Rows]:
+def open_rows(folder: Path, plan: Plan, flag: str = "--report") -> Iterator[Rows]:
     """Open the results of a folder for this process alone, making the folder where it is missing.
+
+    Args:
+        folder: The folder.
+        plan: What is to be done.
+        flag: The flag that names another folder.
 
     Raises:
         UsageError: The folder cannot be used, holds results of something else, or another process is writing there.
     """
-    _check_folder(folder)
+    _check_folder(folder, flag)
     folder.mkdir(exist_ok=True)
     with (folder / RESULTS).open("a+b") as file:
         _lock(file, folder)
         file.seek(0)
         data = file.read()
-        _check_plan(folder, plan, fresh=not data)
-        found = _complete(data, folder)
+        _check_plan(folder, plan, flag, fresh=not data)
+        found = _complete(data, folder, flag)
         file.truncate(found.size_bytes)
         yield Rows(found.clips, lambda done: _append(file, done))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, flag: str) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f'--report is "{folder}", which is a file.', "Name a folder for the results.")
+        raise UsageError(
+            f'{flag} puts results into "{folder}", which is a file.', "Name another place for the results."
+        )
     if not folder.absolute().parent.is_dir():
-        raise UsageError(f'The directory "{folder.parent}" of --report is missing.', "Create it first.")
+        raise UsageError(f'The directory "{folder.parent}" of {flag} is missing.', "Create it first.")
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:
@@ -114,11 +137,11 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
     except BlockingIOError as error:
         raise UsageError(
-            f'Another validation is writing to "{folder}".', "Wait until it has ended, or name another folder."
+            f'Another process is writing to "{folder}".', "Wait until it has ended, or name another place."
         ) from error
 
 
-def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
+def _check_plan(folder: Path, plan: Plan, flag: str, *, fresh: bool) -> None:
     path = folder / PLAN
     if not path.exists() and fresh:
         write_file(codec.to_json(plan).encode(), path)
@@ -126,16 +149,16 @@ def _check_plan(folder: Path, plan: Plan, *, fresh: bool) -> None:
     try:
         found = codec.from_json(Plan, read_text(path, _MOST_PLAN_BYTES))
     except (OSError, ValueError) as error:
-        raise _unusable(folder, f"{PLAN}: {error}") from error
+        raise _unusable(folder, flag, f"{PLAN}: {error}") from error
     if found != plan:
         raise UsageError(
-            f'"{folder}" holds another validation: {"; ".join(_differences(found, plan))}.',
-            "Name another folder with --report, or repeat the command that began this one.",
+            f'"{folder}" holds other results: {"; ".join(_differences(found, plan))}.',
+            f"Name another place with {flag}, repeat the command that began these, or remove the folder.",
         )
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked", "original")
+    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked", "original", "tuning")
     told = [
         f"{name} {old} there, {new} here"
         for name in names
@@ -154,15 +177,42 @@ def _listed(names: Sequence[str]) -> str:
     return " | ".join(names)
 
 
-def _complete(data: bytes, folder: Path) -> ReadRows:
+def _complete(data: bytes, folder: Path, flag: str) -> ReadRows:
     try:
         return read_rows(data)
     except ValueError as error:
-        raise _unusable(folder, f"{RESULTS}, {error}") from error
+        raise _unusable(folder, flag, f"{RESULTS}, {error}") from error
 
 
-def _unusable(folder: Path, reason: str) -> UsageError:
-    return UsageError(f'The results in "{folder}" cannot be continued: {reason}.', "Name another folder with --report.")
+def _unusable(folder: Path, flag: str, reason: str) -> UsageError:
+    return UsageError(f'The results in "{folder}" cannot be continued: {reason}.', f"Name another place with {flag}.")
+
+
+def check_rows(folder: Path, plan: Plan, clips: Sequence[TaskClip], rows: Sequence[SettingClip]) -> None:
+    """Check that rows are those of a plan, each clip once, with its questions.
+
+    Raises:
+        UsageError: They are not.
+    """
+    known = {clip.name: clip for clip in clips}
+    open_ones = {(setting.name, clip) for setting in plan.settings for clip in known}
+    for row in rows:
+        key = row.setting, row.outcome.clip
+        if key not in open_ones or not _answers_fit(row.outcome, known[row.outcome.clip]):
+            raise UsageError(
+                f'"{folder / RESULTS}" has rows of "{key[1]}" under "{key[0]}" that do not belong there.',
+                "Name another place for the results, or remove the folder.",
+            )
+        open_ones.remove(key)
+
+
+def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
+    if len(outcome.answers) != len(clip.questions):
+        return False
+    pairs = enumerate(zip(clip.questions, outcome.answers, strict=True))
+    return outcome.answers == tuple(
+        answered(clip.name, place, settled(question, answer.right), answer.text) for place, (question, answer) in pairs
+    )
 
 
 def _append(file: BinaryIO, done: SettingClip) -> None:

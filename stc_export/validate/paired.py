@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,50 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+class DenseStream(Protocol):
+    """An uncompressed stream; see :class:`stc_runtime.session.StreamSession`."""
+
+    @property
+    def features(self) -> Array:
+        """ViT features [T, C] of the newest frame."""
+        ...
+
+    @property
+    def visual_tokens(self) -> Array:
+        """Projected visual tokens [M, D] of the newest frame."""
+        ...
+
+    @property
+    def first_logits(self) -> NDArray[np.float32]:
+        """Logits [V] of the first token of the last answer."""
+        ...
+
+    def push(self, frame: NDArray[np.uint8], time_s: float, /) -> object:
+        """Take the next frame."""
+        ...
+
+    def ask(self, question: str, /, *, max_tokens: int) -> Iterator[AnswerPiece]:
+        """Answer a question."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        ...
+
+    def close(self) -> None:
+        """End the stream."""
+        ...
+
+
 class PairedStream:
     """Gives every frame and question to both streams, answers with the compressed one, and compares the two.
 
     Args:
         session: The stream that is validated.
-        dense: An uncompressed stream on the same model.
+        dense: An uncompressed stream on the same model, or a recording of one.
     """
 
-    def __init__(self, session: StreamSession, dense: StreamSession) -> None:
+    def __init__(self, session: StreamSession, dense: DenseStream) -> None:
         self._session, self._dense = session, dense
         self._features: list[tuple[float, float]] = []
         self._tokens: list[tuple[float, float]] = []

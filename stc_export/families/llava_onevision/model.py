@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.parity import ParityCase
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.exporter.weights import StoredTensor
-from stc_export.families.base import LayerSample, ParityInputs, StoredFiles
+from stc_export.families.base import LayerSample, ParityInputs, Prompt, StoredFiles
+from stc_export.families.llava_onevision.calibration import Language, embed_prompts
 from stc_export.families.llava_onevision.config import LlavaConfig, config_from_json
 from stc_export.families.llava_onevision.parity import parity_cases
 from stc_export.families.llava_onevision.split import split_model
@@ -55,6 +60,16 @@ class LlavaOnevision:
     def parity_cases(self, inputs: ParityInputs) -> Iterator[ParityCase]:
         """Yield cases for every graph."""
         return parity_cases(self.config, inputs)
+
+    def embed_prompts(
+        self, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return what the LLM reads of each prompt, [S, D]."""
+        return embed_prompts(self.config, checkpoint, preprocessing, prompts)
+
+    def language(self, checkpoint: Checkpoint) -> Language:
+        """Return the LLM of a checkpoint, computing in float32."""
+        return Language(self.config, checkpoint)
 
 
 def _renumbered(names: Mapping[str, StoredTensor], layers: tuple[int, ...]) -> Mapping[str, StoredTensor]:

@@ -8,7 +8,7 @@ from stc_export.pipeline.validate.types import Closeness, FidelityScore, Setting
 from stc_export.validate.types import ClipFidelity, ClipOutcome
 
 #: With fewer clips an interval from drawing clips says nothing.
-_LEAST_CLIPS = 10
+LEAST_CLIPS = 10
 #: Columns of :func:`fidelity_cells`.
 FIDELITY_HEADER = (
     "setting",
@@ -58,7 +58,7 @@ def _closeness(clips: Sequence[Sequence[float]], worst: Callable[[Sequence[float
         return Closeness(0.0, 0.0, 0, None, None)
     from stc_export.validate.statistics import mean_interval  # numpy: the command line reads this file for its help
 
-    low, high = mean_interval(clips) if len(clips) >= _LEAST_CLIPS else (None, None)
+    low, high = mean_interval(clips) if len(clips) >= LEAST_CLIPS else (None, None)
     return Closeness(sum(samples) / len(samples), worst(samples), len(samples), low, high)
 
 
@@ -89,7 +89,7 @@ def fidelity_notes(settings: Sequence[SettingScore]) -> list[str]:
     if not found:
         return []
     counts = f"{found[0].clips} clips, {found[0].feature_cosine.n} frames, {found[0].same_answer.n} questions."
-    few = [_TOO_FEW.format(found[0].clips, _LEAST_CLIPS)] if found[0].clips < _LEAST_CLIPS else []
+    few = [_TOO_FEW.format(found[0].clips, LEAST_CLIPS)] if found[0].clips < LEAST_CLIPS else []
     return [" ".join([counts, *few]), FIDELITY_LEGEND]
 
 

@@ -22,10 +22,9 @@ from stc_export.spec.files import write_file
 from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.spec.progress import Progress
 from stc_export.validate.engines import ENGINES, Original
-from stc_export.validate.folder import RESULTS, Plan, Rows, open_rows
+from stc_export.validate.folder import RESULTS, Plan, Rows, check_rows, open_rows
 from stc_export.validate.parallel import Part, share_out
 from stc_export.validate.rows import SettingClip
-from stc_export.validate.scorers import answered, settled
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, check_engines, find_scorer, find_task, read_task
 from stc_export.validate.twins import twins, with_originals
@@ -169,7 +168,7 @@ def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
     """Do what is missing; each clip is in the file before it counts. One that failed is not: it is tried again."""
     plan, folder = job.plan, job.request.report
     done = {(one.setting, one.outcome.clip): one.outcome for one in rows.done}
-    _check_rows(job, rows.done)
+    check_rows(folder, plan, job.clips, rows.done)
     total = len(plan.settings) * len(job.clips)
     begun = f", {len(done)} of {total} done before" if done else ""
     progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {workers.jobs} at a time{begun}")
@@ -197,29 +196,6 @@ def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
         workers.run(job.request.bundle, share_out(missing, workers.jobs), workers.jobs, keep)
     progress.note(f"answers: {folder / RESULTS}")
     return _Ran(done, tuple(failures))
-
-
-def _check_rows(job: _Job, rows: Sequence[SettingClip]) -> None:
-    """Rows that are there must be those of this plan, each clip once, with its questions."""
-    clips = {clip.name: clip for clip in job.clips}
-    open_ones = {(setting.name, clip) for setting in job.plan.settings for clip in clips}
-    for row in rows:
-        key = row.setting, row.outcome.clip
-        if key not in open_ones or not _answers_fit(row.outcome, clips[row.outcome.clip]):
-            raise UsageError(
-                f'"{job.request.report / RESULTS}" has rows of "{key[1]}" under "{key[0]}" that do not belong there.',
-                "Name another folder with --report.",
-            )
-        open_ones.remove(key)
-
-
-def _answers_fit(outcome: ClipOutcome, clip: TaskClip) -> bool:
-    if len(outcome.answers) != len(clip.questions):
-        return False
-    pairs = enumerate(zip(clip.questions, outcome.answers, strict=True))
-    return outcome.answers == tuple(
-        answered(clip.name, place, settled(question, answer.right), answer.text) for place, (question, answer) in pairs
-    )
 
 
 def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -> ValidateResult:

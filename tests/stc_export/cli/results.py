@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from stc_export.pipeline import types as t
 from stc_export.pipeline.bench.record import BenchedBundle, Environment
+from stc_export.pipeline.calibrate.types import Place, TuneRequest, TuneResult
 from stc_export.pipeline.validate import types as v
 from stc_export.spec.policy import Policy
+from stc_export.spec.tuning import Estimate, HeldOutPolicy, TriedPolicy, TuningData, TuningMachine, TuningRecord
 from stc_export.validate.meter import no_energy
 from stc_export.validate.types import Interval, Work
 from tests.stc_export.pipeline.small_bundle import small_manifest
@@ -88,6 +90,49 @@ VALIDATED = v.ValidateResult(
 )
 
 
+def _tried(name: str, kept: int, cost: float, *, on_front: bool) -> TriedPolicy:
+    return TriedPolicy(name, 3, 36, kept, cost, 10 * cost, 0.0, on_front)
+
+
+def _held_out(name: str) -> HeldOutPolicy:
+    return HeldOutPolicy(
+        name, 108, Estimate(1.0, 0.966, 1.0), Estimate(1.0, None, None), 1.0, 0.5, 4.0, 5.0, 6.0, 0.99, 0.01
+    )
+
+
+TUNED = TuneResult(
+    TuningRecord(
+        schema="stc.tuning/1",
+        command="stc-export calibrate",
+        manifest_sha256="ab" * 32,
+        target="cpu",
+        budget="accuracy",
+        value=0.99,
+        met=True,
+        verdict="accuracy=0.99 is met",
+        chosen="b",
+        policy=Policy(),
+        data=TuningData("fidelity", "cd" * 32, 1.0, ("Who?",), 9, 108, 9, 108),
+        tried=(
+            _tried("off", 36, 1.0, on_front=False),
+            _tried("paper", 30, 0.4, on_front=False),
+            _tried("b", 36, 0.3, on_front=True),
+            _tried("c", 24, 0.1, on_front=True),
+        ),
+        confirmed=(_tried("b", 36, 0.3, on_front=False),),
+        held_out=(_held_out("off"), _held_out("paper"), _held_out("b")),
+        machine=TuningMachine("a cpu", None, 1, "Linux", "0.1.0"),
+    ),
+    Place(
+        Path("demo.stc/calib/policy.json"),
+        Path("demo.stc/calib/tuning.json"),
+        Path("demo.stc/calib/tuning.png"),
+        Path("demo.stc/calib/tuning"),
+    ),
+    trained=True,
+)
+
+
 @dataclass
 class FakePipeline:
     """Stands for the pipeline: keeps requests, prints noise where libraries do, and returns what it is told to."""
@@ -96,6 +141,7 @@ class FakePipeline:
     plan: t.BuildPlan = PLAN
     built: t.BuildResult = BUILT
     ran: t.RunResult = RAN
+    tuned: TuneResult = TUNED
     failure: BaseException | None = None
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +150,7 @@ class FakePipeline:
             "run": SimpleNamespace(run=self.run),
             "bench.run": SimpleNamespace(bench=self.bench),
             "validate.run": SimpleNamespace(validate=self.validate),
+            "calibrate.run": SimpleNamespace(tune=self.tune),
             "validate.rescore": SimpleNamespace(rescore=self.validate),
         }
         for name, module in modules.items():
@@ -137,6 +184,11 @@ class FakePipeline:
         progress.note("validating")
         self._keep(request)
         return VALIDATED
+
+    def tune(self, request: TuneRequest, progress: Any) -> TuneResult:
+        progress.note("tuning")
+        self._keep(request)
+        return self.tuned
 
     def _keep(self, request: Any) -> None:
         self.requests.append(request)

@@ -44,6 +44,21 @@ def test_build_without_flags_is_for_the_cpu_with_the_default_policy(pipeline: Fa
     assert pipeline.requests == [BuildRequest("demo", "cpu", policy=Policy())]
 
 
+def test_build_rounding_and_kept_layers_become_the_request(pipeline: FakePipeline) -> None:
+    flags = ["--precision", "int4", "--rounding", "awq", "--keep-precision", "llm.layers.0.*, llm.layers.3.down"]
+    assert main(["build", "demo", *flags]) == 0
+    assert pipeline.requests == [
+        BuildRequest(
+            "demo",
+            "cpu",
+            precision="int4",
+            policy=Policy(),
+            rounding="awq",
+            keep_precision=("llm.layers.0.*", "llm.layers.3.down"),
+        )
+    ]
+
+
 def test_build_jetson_is_resolved_and_printed_first(pipeline: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "demo", "--target", "jetson"]) == 0
     assert pipeline.requests[0].target == "jetson-orin-nano-8gb"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.stc_export.cli.results import FakePipeline
 
 BUILD = ["build", "demo"]
-COMMANDS = ["build", "run", "bench", "validate", "inspect", "check", "seal", "targets", "doctor"]
+COMMANDS = ["build", "run", "bench", "validate", "calibrate", "inspect", "check", "seal", "targets", "doctor"]
 EXIT_CODES = {0, 1, 2, 3, 4, 130}
 
 

@@ -12,7 +12,7 @@ from stc_export.pipeline.build import plan_build
 from stc_export.pipeline.inspect import inspect
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.calibration import RECORD_NAME, read_record
-from stc_export.spec.errors import UnsupportedError
+from stc_export.spec.errors import UnsupportedError, UsageError
 from stc_export.spec.manifest import read_manifest
 from stc_runtime import Model, StreamSession
 from stc_runtime.goldens import Goldens, run_goldens
@@ -85,3 +85,33 @@ def test_layers_that_no_block_divides_are_refused_before_any_work(tiny_checkpoin
     with pytest.raises(UnsupportedError) as caught:
         plan_build(BuildRequest(str(tiny_checkpoint), out=tmp_path / "x.stc", precision="int4"))
     assert caught.value.problem == ("In int4 32 weights share a scale, and layers.0.qkv.weight has 48 inputs.")
+
+
+# --- layers in higher precision ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "patterns", "problem", "fix"),
+    [
+        (
+            "int4",
+            ("llm.layers.9.*",),
+            '--keep-precision has "llm.layers.9.*", which fits no rounded layer.',
+            "Those are llm.layers.0.qkv to llm.layers.1.down, in which * may stand for anything.",
+        ),
+        (
+            "fp32",
+            ("*",),
+            '--keep-precision has "*", which fits no rounded layer.',
+            "Add for example --precision int4.",
+        ),
+        ("int4", ("*",), "--keep-precision keeps all layers that would be rounded.", "Name fewer of them."),
+    ],
+)
+def test_layers_that_cannot_be_kept_are_named(
+    even_checkpoint: Path, tmp_path: Path, precision: str, patterns: tuple[str, ...], problem: str, fix: str
+) -> None:
+    request = BuildRequest(str(even_checkpoint), out=tmp_path / "x.stc", precision=precision, keep_precision=patterns)
+    with pytest.raises(UsageError) as caught:
+        plan_build(request)
+    assert (caught.value.problem, caught.value.fix) == (problem, fix)

@@ -66,7 +66,7 @@ def test_another_plan_is_refused_with_the_difference(begun: Path, plan: Plan, to
 
 
 def test_two_at_a_time_are_refused(begun: Path) -> None:
-    with open_rows(begun, A_PLAN), pytest.raises(UsageError, match="Another validation"), open_rows(begun, A_PLAN):
+    with open_rows(begun, A_PLAN), pytest.raises(UsageError, match="Another process"), open_rows(begun, A_PLAN):
         pass
 
 

@@ -68,7 +68,7 @@ def test_a_second_run_has_nothing_left_and_another_attention_is_refused(
     before = (validated[0] / "results.jsonl").read_bytes()
     assert validate(request, Silent()).settings == validated[1].settings
     assert (validated[0] / "results.jsonl").read_bytes() == before
-    with pytest.raises(UsageError, match="holds another validation: original"):
+    with pytest.raises(UsageError, match="holds other results: original"):
         validate(replace(request, attention="sdpa"), Silent())
 
 

@@ -1,0 +1,1 @@
+"""``stc-export calibrate``: a module for each of its modes, and a table of them."""

@@ -1,0 +1,1 @@
+"""``calibrate``: what fits a bundle to a device and to data."""
