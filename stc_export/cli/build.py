@@ -58,7 +58,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Split a checkpoint into ONNX graphs and write a portable bundle."""
+    """Split a checkpoint into ONNX graphs, and write a bundle."""
     with reserved_stdout(as_json=as_json):
         progress = make_progress()
         found = find_target(target)

@@ -30,16 +30,29 @@ def test_lower_end_is_where_the_estimate_is_one_standard_error_away(pair: tuple[
     share = kept / questions
     # Wilson's interval solves share - p = sqrt(p (1 - p) / n) for p; here by bisection and not by the formula.
     root = brentq(lambda p: share - p - math.sqrt(p * (1 - p) / questions), 1e-12, share)
-    assert lower_end(kept, questions) == pytest.approx(root, abs=1e-9)
+    assert lower_end(kept, questions, 1.0) == pytest.approx(root, abs=1e-9)
 
 
-@pytest.mark.parametrize(("share", "least"), [(0.5, 50), (0.9, 50), (0.98, 50), (0.99, 99), (0.995, 199), (0.999, 999)])
-def test_least_questions_are_where_all_right_begins_to_be_enough(share: float, least: int) -> None:
+@pytest.mark.parametrize(
+    ("share", "least"), [(0.5, 50), (0.9, 50), (0.98, 50), (0.99, 100), (0.995, 200), (0.999, 1000)]
+)
+def test_least_questions_let_one_answer_be_lost_and_are_enough(share: float, least: int) -> None:
     budget = Budget("accuracy", share)
     assert budget.least_questions == least
+    assert (least - 1) / least >= share - 1e-12
     assert budget.met(Score(least, least, 1.0, 1.0))
-    if least > 50:  # below it is the least number of questions for any budget that decides
-        assert not budget.met(Score(least - 1, least - 1, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(("questions", "lost"), [(100, 0), (120, 0), (225, 1), (270, 1), (400, 2), (1000, 7)])
+def test_answers_that_a_budget_of_99_percent_can_lose(questions: int, lost: int) -> None:
+    # By scipy: the one-sided 75 % Wilson interval is the two-sided one of 50 %.
+    ends = [
+        float(binomtest(questions - n, questions).proportion_ci(0.5, method="wilson").low) for n in (lost, lost + 1)
+    ]
+    assert ends[0] >= 0.99 > ends[1]
+    budget = Budget("accuracy", 0.99)
+    assert budget.met(Score(questions, questions - lost, 1.0, 1.0))
+    assert not budget.met(Score(questions, questions - lost - 1, 1.0, 1.0))
 
 
 @given(SHARES, st.integers(0, 400), st.floats(0.5, 0.999))

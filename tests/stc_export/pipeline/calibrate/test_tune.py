@@ -181,7 +181,7 @@ def test_too_little_data_says_how_much_is_needed(bundle: Path, tmp_path: Path) -
         run(request(bundle, film))
     assert caught.value.problem == (
         "The data has 12 questions about 1 clips for the search and 12 about 1 for the final figure, but accuracy=0.99 "
-        "needs 99 in each: 18 clips of 24 frames, 0.9 minutes of video at --fps 8."
+        "needs 100 in each: 18 clips of 24 frames, 0.9 minutes of video at --fps 8."
     )
 
 
