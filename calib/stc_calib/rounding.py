@@ -21,7 +21,7 @@ from stc_runtime.dtypes import carrier, narrowed, widened
 Floats = NDArray[np.float32]
 
 #: Whether codes are stored with half of their range added, as ``MatMulNBits`` reads them, or as signed numbers.
-_UNSIGNED: Mapping[WeightForm, bool] = {"matmul_nbits": True, "dequantize": False}
+_UNSIGNED: Mapping[WeightForm, bool] = {"matmul_nbits": True, "dequantize": False, "matmul_integer": False}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ The exporter traces a layer as one ``Gemm`` with ``transB`` over weights [out, i
 and scales of the bundle, and its product
 
 - ``matmul_nbits``: one ``MatMulNBits`` of ONNX Runtime (domain ``com.microsoft``), or
-- ``dequantize``: a ``DequantizeLinear`` before the ``Gemm``, operators of ONNX that compilers of TensorRT know.
+- ``dequantize``: a ``DequantizeLinear`` before the ``Gemm``, operators of ONNX that compilers of TensorRT know, or
+- ``matmul_integer``: a ``MatMulInteger`` over activations that are rounded as they come
+  (:mod:`stc_export.exporter.integer`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from stc_calib.schemes import Scheme, WeightForm
+from stc_export.exporter.integer import write_integer
 from stc_export.exporter.weights import StoredTensor
 
 _RUNTIME_DOMAIN = "com.microsoft"
@@ -91,6 +94,7 @@ def _typed_codes(name: str, place: StoredTensor, scheme: Scheme) -> ir.Value:
 _CODE_VALUES: Mapping[WeightForm, Callable[[str, StoredTensor, Scheme], ir.Value]] = {
     "matmul_nbits": _blob_codes,
     "dequantize": _typed_codes,
+    "matmul_integer": _typed_codes,
 }
 
 
@@ -123,4 +127,5 @@ def _write_dequantize(model: ir.Model, gemm: ir.Node, weight: Weight) -> None:
 _WRITERS: Mapping[WeightForm, Callable[[ir.Model, ir.Node, Weight], None]] = {
     "matmul_nbits": _write_nbits,
     "dequantize": _write_dequantize,
+    "matmul_integer": lambda model, gemm, weight: write_integer(model, gemm, weight.codes, weight.scales),
 }

@@ -60,7 +60,7 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
     with _sampled_graphs(prepared, model, stored, graphs, root) as chosen, _stand_ins(chosen, root) as runnable:
         runner = _Runner(root, runnable)
         form = f", {FORM}" if runnable != chosen else ""
-        recorder = GoldenRecorder(prepared.precisions.floats, f"{runner.backend.title}{form}")
+        recorder = GoldenRecorder(f"{runner.backend.title}{form}")
         inputs = ParityInputs(
             checkpoint=rounded_checkpoint(prepared.checkpoint, recipes),
             sample=sample,
@@ -75,9 +75,10 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
             for case in model.parity_cases(inputs):
                 found = runner.run(case.graph, case.feeds)
                 layers = run_layers(case.graph, sample, dims)
-                reports.append(compare(case, found, prepared.precisions.floats, f"{layers.text}{form}"))
+                computed = prepared.precisions.computed(chosen[case.graph].role)
+                reports.append(compare(case, found, computed, f"{layers.text}{form}"))
                 if layers.all:
-                    recorder.add(case, found)
+                    recorder.add(case, found, computed)
                 else:
                     recorder.leave_out(case.graph)
                 advance(1)

@@ -14,12 +14,16 @@ MEANINGS = [
     ("cpu", None, "fp32"),
     ("cpu", "int4", "fp32, llm int4"),
     ("cpu", "llm=int8", "fp32, llm int8"),
+    ("cpu", "int8", "fp32, vit int8, llm int8"),
+    ("cpu", "fp16,vit=int8", "fp16, vit int8"),
+    ("cpu", "vit=int8,llm=int4", "fp32, vit int8, llm int4"),
     ("cpu", "fp16,llm=int4-128", "fp16, llm int4-128"),
     ("cpu", "int4, vit=fp32", "fp32, llm int4"),
     ("cpu", "int4,llm=fp32", "fp32"),
     ("jetson", "int4", "fp16, llm int4"),
     ("jetson", "bf16,llm=int8", "bf16, llm int8"),
     ("rtx", "llm=int4,vit=fp16", "fp16, llm int4"),
+    ("cuda", "int8", "fp16, llm int8"),
 ]
 
 
@@ -68,6 +72,7 @@ REFUSED: list[tuple[str, str, type[StcError], str, str]] = [
         'Did you mean "llm"? Known: ',
     ),
     ("rtx", "pruner=int4", UnsupportedError, "The pruner graphs of rtx cannot be int4.", "Known: fp16."),
+    ("cuda", "vit=int8", UnsupportedError, "The vit graphs of cuda cannot be int8.", "Known: fp16."),
     ("rtx", "vit=int8", UnsupportedError, "The vit graphs of rtx cannot be int8.", "Known: fp16."),
     (
         "cpu",
