@@ -14,11 +14,11 @@ from typing import Literal
 from stc_engines.table import Backend, BackendKind
 from stc_export.spec.manifest import QuantisedPrecision, Role
 
-#: Operator that reads the weights: one of ONNX Runtime, ONNX's own before a product of floating point numbers, or a
-#: product of whole numbers.
-WeightForm = Literal["matmul_nbits", "dequantize", "matmul_integer"]
+#: Operator that reads the weights: one of ONNX Runtime, ONNX's own before a product of floating point numbers, a
+#: product of whole numbers, or ONNX's own before a product whose other factor is rounded by a scale as well.
+WeightForm = Literal["matmul_nbits", "dequantize", "matmul_integer", "quantize"]
 #: What linear layers are computed in, where both weights and activations are rounded.
-Arithmetic = Literal["int8"]
+Arithmetic = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ _DEQUANTIZE = (
 #: ONNX Runtime has no such kernel for GPUs, and would copy every activation to the CPU and back.
 _INTEGER = (Scheme("int8", "matmul_integer", 8, None, 18, "int8", cpu_only=True),)
 
+#: TensorRT takes scales of activations from the graph, so that they are chosen before, one for each layer's input.
+_QUANTIZE = (
+    Scheme("int8", "quantize", 8, None, 19, "int8", calibrated=True),
+    Scheme("fp8", "quantize", 8, None, 19, "fp8", calibrated=True),
+)
+
 Schemes = Mapping[str, Scheme]
 
 
@@ -80,7 +86,7 @@ def _named(schemes: tuple[Scheme, ...]) -> Schemes:
     return {scheme.precision: scheme for scheme in schemes}
 
 
-_TENSORRT: Mapping[Role, Schemes] = {"llm": _named(_DEQUANTIZE)}
+_TENSORRT: Mapping[Role, Schemes] = {"vit": _named(_QUANTIZE), "llm": _named(_DEQUANTIZE)}
 #: Backend -> role -> precision -> scheme. A role that is not there has no precision of this kind.
 SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
     "ort": {"vit": _named(_INTEGER), "llm": _named(_NBITS)},

@@ -34,6 +34,7 @@ def result_text(result: InspectResult) -> str:
         _graphs(result),
         _weights(result),
         _rounded(result),
+        _activations(result),
         _engines(result),
         _files(result),
     ]
@@ -117,6 +118,18 @@ def _rounded(result: InspectResult) -> str:
         for row in result.rounded
     ]
     return table(("rounded", "precision", "block", "mean error", "worst"), rows, right=(3,)) if rows else ""
+
+
+def _activations(result: InspectResult) -> str:
+    """Return what scales of activations were chosen from."""
+    chosen = result.activations
+    if chosen is None:
+        return ""
+    return (
+        f"activations in {chosen.arithmetic}: {len(chosen.steps)} scales from {one_line(chosen.data)}, {chosen.frames} "
+        f"frames ({chosen.full_passes} full and {chosen.selective_passes} selective passes), "
+        f"SHA-256 {one_line(chosen.data_sha256[:12])}"
+    )
 
 
 def _engines(result: InspectResult) -> str:

@@ -58,7 +58,9 @@ class _Steps:
         if name not in known:
             array = np.asarray(value)
             tensor = ir.tensor(array, name=name)
-            made = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+            made = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+            )
             self._graph.register_initializer(made)
         return known[name]
 

@@ -104,7 +104,7 @@ def _precise(macs: int, attention: int | None, precisions: Precisions) -> tuple[
     """Return the operations of a stage by precision; ``attention``: of the ViT, whose linear layers may be rounded."""
     if attention is None:
         return ((precisions.floats, macs),)
-    return (precisions.computed("vit"), macs - attention), (precisions.floats, attention)
+    return (precisions.products("vit"), macs - attention), (precisions.floats, attention)
 
 
 def _bound(stage: StageBound, target: Target, work: tuple[tuple[TargetPrecision, int], ...]) -> StageBound:

@@ -15,6 +15,7 @@ from stc_export.exporter.prompt import prompt_from_checkpoint
 from stc_export.exporter.weights import check_recipes
 from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
+from stc_export.pipeline.calibration_data import CalibrationTask, find_task
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.precisions import Precisions, check_blocks, read_precisions
@@ -42,6 +43,7 @@ class Prepared:
     prompt: PromptSpec
     split: SplitModel
     parameters: int
+    calibration: CalibrationTask | None
 
 
 def prepare(request: BuildRequest, source: Source) -> Prepared:
@@ -56,6 +58,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     checkpoint = read_checkpoint(source.directory, family.canonical)
     model = family.read(checkpoint.config, source.name)
     preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
+    calibration = find_task(request, precisions, source)
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
     slots = kv_slots(request.policy.memory, model.dims.text.context)
     metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
@@ -84,7 +87,20 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         fit=fit_target(target, model.dims, request.policy, precisions, size.session_bytes),
         resident_bytes=resident_bytes(size, form.dtype) if target.backend.on_cpu else None,
     )
-    return Prepared(plan, target, precisions, form, family, checkpoint, model, preprocessing, prompt, split, parameters)
+    return Prepared(
+        plan=plan,
+        target=target,
+        precisions=precisions,
+        form=form,
+        family=family,
+        checkpoint=checkpoint,
+        model=model,
+        preprocessing=preprocessing,
+        prompt=prompt,
+        split=split,
+        parameters=parameters,
+        calibration=calibration,
+    )
 
 
 def _flavour(asked: str | None, target: Target) -> Flavour:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from stc_calib.schemes import SCHEMES, Scheme, schemes_of
+from stc_calib.schemes import SCHEMES, Arithmetic, Scheme, schemes_of
 from stc_engines.table import Target
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.manifest import PRECISION_DTYPES, DType, Manifest, Precision, QuantisedPrecision, Role
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: All that can be exported, for any target.
 EXPORTED: tuple[str, ...] = (*PRECISION_DTYPES, *get_args(QuantisedPrecision))
+
+
+_BY_DATA: Mapping[Arithmetic, Computed] = {"int8": "int8 by data", "fp8": "fp8 by data"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,17 @@ class Precisions:
         """Return what a manifest says of the graphs of a role."""
         return self.schemes[role].precision if role in self.schemes else self.floats
 
-    def computed(self, role: Role) -> Computed:
+    def products(self, role: Role) -> Precision | Arithmetic:
         """Return what the graphs of a role compute linear layers in."""
         scheme = self.schemes.get(role)
         return self.floats if scheme is None or scheme.arithmetic is None else scheme.arithmetic
+
+    def computed(self, role: Role) -> Computed:
+        """Return what decides how exact the graphs of a role are."""
+        scheme = self.schemes.get(role)
+        if scheme is None or scheme.arithmetic is None:
+            return self.floats
+        return _BY_DATA[scheme.arithmetic] if scheme.calibrated else "int8"
 
     @property
     def text(self) -> str:

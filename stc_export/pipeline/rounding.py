@@ -8,17 +8,21 @@ from pathlib import Path
 from stc_calib.schemes import Scheme
 from stc_export.exporter.weights import WeightRecipe, WrittenFile
 from stc_export.spec import codec
-from stc_export.spec.calibration import RECORD_NAME, SCHEMA, RoundedFile, RoundingRecord
+from stc_export.spec.calibration import RECORD_NAME, SCHEMA, ActivationRecord, RoundedFile, RoundingRecord
 
 
 def write_record(
-    weights: Mapping[str, Sequence[WeightRecipe]], written: Sequence[WrittenFile], root: Path
+    weights: Mapping[str, Sequence[WeightRecipe]],
+    written: Sequence[WrittenFile],
+    activations: ActivationRecord | None,
+    root: Path,
 ) -> tuple[str, ...]:
     """Write the record and return its path; nothing if no weight was rounded.
 
     Args:
         weights: Weight file -> its recipes.
         written: The weight files.
+        activations: Scales of activations, if there are any.
         root: Directory of the bundle.
     """
     schemes = {file: recipe.scheme for file, recipes in weights.items() for recipe in recipes if recipe.scheme}
@@ -26,7 +30,7 @@ def write_record(
     if not rows:
         return ()
     (root / RECORD_NAME).parent.mkdir()
-    (root / RECORD_NAME).write_text(codec.to_json(RoundingRecord(SCHEMA, rows)), encoding="utf-8")
+    (root / RECORD_NAME).write_text(codec.to_json(RoundingRecord(SCHEMA, rows, activations)), encoding="utf-8")
     return (RECORD_NAME,)
 
 

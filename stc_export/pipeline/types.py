@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stc_engines.lint.finding import Finding
-from stc_export.spec.calibration import RoundedFile
+from stc_export.spec.calibration import ActivationRecord, RoundedFile
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.footage import SILENCE_S
 from stc_export.spec.manifest import Manifest
@@ -30,6 +30,7 @@ class BuildRequest:
         flavour: ``base`` or ``modern``; ``None``: the target's.
         metrics: Metrics that the bundle has graphs for, besides ``cosine``.
         attention: Whether it has the attention that tokens received, and the pruning methods that use it.
+        calib: Folder or video from which scales of activations are chosen.
     """
 
     model: str
@@ -41,6 +42,7 @@ class BuildRequest:
     flavour: str | None = None
     metrics: tuple[Metric, ...] = ()
     attention: bool = False
+    calib: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -476,6 +478,7 @@ class InspectResult:
         engines: Engines that were built from it, one row per device and compiler.
         ok: Nothing is missing or altered.
         rounded: What rounding weights to few bits did, one row per weight file.
+        activations: Scales of activations and what they were chosen from, if there are any.
     """
 
     bundle: Path
@@ -488,3 +491,4 @@ class InspectResult:
     engines: tuple[SealedEngines, ...]
     ok: bool
     rounded: tuple[RoundedFile, ...] = ()
+    activations: ActivationRecord | None = None

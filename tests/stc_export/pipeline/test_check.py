@@ -111,7 +111,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def check(ready: Prepared, root: Path) -> dict[str, GraphParity]:
-    reports = check_parity(ready, entries(ready), root, Silent()).parity
+    reports = check_parity(ready, entries(ready), None, root, Silent()).parity
     return {f"{report.graph.removeprefix('graphs/')} {report.case}": report for report in reports}
 
 
