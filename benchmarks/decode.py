@@ -9,6 +9,7 @@ import numpy as np
 from bench import Bench, joined
 from numpy.typing import NDArray
 
+from stc_engines.detect import count_cores
 from stc_export.pipeline.bench.series import Measured, Series, Step, compare, interleaved, timed_ms
 from stc_export.pipeline.operations import llm_macs
 from stc_export.spec.policy import MemoryPolicy
@@ -34,7 +35,8 @@ def _at(bench: Bench, context: int) -> Measured:
     steps, names, notes = [ours.step], [f"decode, {context} tokens before"], [MISSING]
     if genai.installed():
         folder = genai.exported(bench.bundle, bench.manifest.dims)
-        other = genai.GenaiLlm(folder, context + count + 1, bench.threads)
+        # Left to itself it takes one thread, where ONNX Runtime takes one per core.
+        other = genai.GenaiLlm(folder, context + count + 1, bench.threads or count_cores())
         notes = [agreement(ours.logits, other.read(prompt), context)]
         steps.append(lambda _index: timed_ms(other.write))
         names.append(f"onnxruntime-genai, {context} tokens before")

@@ -50,11 +50,13 @@ class Sweep:
         about: What it compares.
         base: Policy whose other keys stay.
         axes: What varies, as `--sweep` takes it.
+        reference: `torch`, where methods run in the original model only; the others run in both.
     """
 
     about: str
     base: Policy
     axes: tuple[str, ...]
+    reference: str | None = None
 
 
 #: By the name of the file. Each answers one question of docs/results.md.
@@ -97,6 +99,18 @@ SWEEPS: Mapping[str, Sweep] = {
         replace(_DENSE, pruner=PrunerPolicy(method="evs", budget="dtd")),
         ("pruner.threshold=0.5,0.8,0.9,0.95",),
     ),
+    "original": Sweep(
+        "methods of the original model only, every frame encoded fully",
+        _DENSE,
+        ("pruner.method=stc_dual_anchor,fastv,pdrop,sparsevlm,vidcom2_clip,evs_clip", "pruner.keep=0.5,0.3"),
+        "torch",
+    ),
+    "tome": Sweep(
+        "tokens merged in the ViT, every frame encoded fully",
+        _DENSE,
+        ("pruner.method=tome", "pruner.keep=0.8,0.6"),
+        "torch",
+    ),
     "positions": Sweep(
         "positions of kept tokens, every frame encoded fully",
         _DENSE,
@@ -134,7 +148,9 @@ def _options() -> argparse.Namespace:
 def _run(
     sweep: Sweep, bundle: Path, folder: Path, limit: int | None, jobs: int | None
 ) -> tuple[ValidateResult, Sequence[SettingClip]]:
-    request = ValidateRequest(bundle, "demo", folder, sweep.base, sweep.axes, limit=limit, jobs=jobs)
+    request = ValidateRequest(
+        bundle, "demo", folder, sweep.base, sweep.axes, limit=limit, jobs=jobs, reference=sweep.reference
+    )
     result = validate(request, make_progress())
     return result, read_rows((folder / ROWS).read_bytes()).clips
 

@@ -11,6 +11,7 @@ with two questions. On disk there are at most the checkpoint, the bundle and one
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import time
@@ -64,8 +65,8 @@ class ExportRecord:
         shape: Name of the sizes.
         environment: Where it was measured.
         nice: How much the processes yielded to others.
-        copy: ``cp`` of the weight files.
-        weights: The weights stage of the build until it was killed.
+        copy: ``cp`` of the weight files, until they are on the disk.
+        weights: The weights stage of the build until it was killed, and until what it wrote was on the disk.
         killed: The build that was killed.
         continued: The build after it.
         kept_bytes: Weights that the second build did not write again.
@@ -122,6 +123,7 @@ def measure(options: argparse.Namespace) -> ExportRecord:
     _, plan = watch([*command, "--dry-run"])
     limit = options.kill_at * plan["size"]["disk_bytes"]
     killed, _ = watch(command, lambda: _partial_bytes(bundle), limit)
+    flush_s = _flush()
     kept = killed.samples[-1].done_bytes
     continued, built = watch(command, lambda: _partial_bytes(bundle))
     if continued.code:
@@ -141,7 +143,7 @@ def measure(options: argparse.Namespace) -> ExportRecord:
         environment=read_environment(None, load_before),
         nice=niceness(),
         copy=copied,
-        weights=_throughput(killed),
+        weights=_throughput(killed, flush_s),
         killed=killed,
         continued=continued,
         kept_bytes=kept,
@@ -156,12 +158,13 @@ def measure(options: argparse.Namespace) -> ExportRecord:
 
 
 def _copy(files: list[Path], folder: Path) -> Throughput:
-    """Copy each file and remove the copy again; removing does not count."""
+    """Copy each file until it is on the disk, and remove the copy again; removing does not count."""
     seconds, size = 0.0, 0
     target = folder / "copied.partial"
     for file in files:
         start = time.perf_counter()
         subprocess.run(["cp", str(file), str(target)], check=True)
+        os.sync()
         seconds += time.perf_counter() - start
         size += target.stat().st_size
         target.unlink()
@@ -177,11 +180,18 @@ def _partial_bytes(bundle: Path) -> int:
         return 0
 
 
-def _throughput(killed: Watched) -> Throughput:
-    """Return how fast weights were written, from the last sample without any to the moment of the kill."""
+def _flush() -> float:
+    """Wait until all that was written is on the disk; returns the seconds that it took."""
+    start = time.perf_counter()
+    os.sync()
+    return time.perf_counter() - start
+
+
+def _throughput(killed: Watched, flush_s: float) -> Throughput:
+    """Return how fast weights were written: from the last sample without any to the kill, and then to the disk."""
     first = max(sample.seconds for sample in killed.samples if not sample.done_bytes)
     last = killed.samples[-1]
-    seconds = last.seconds - first
+    seconds = last.seconds - first + flush_s
     return Throughput(last.done_bytes, round(seconds, 2), round(last.done_bytes / seconds / 1e6, 1))
 
 

@@ -68,15 +68,14 @@ class GenaiLlm:
     Args:
         folder: From :func:`exported`.
         room: Most tokens of the conversation.
-        threads: Threads inside an operator; ``None``: the default.
+        threads: Threads inside an operator.
     """
 
-    def __init__(self, folder: Path, room: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, room: int, threads: int) -> None:
         import onnxruntime_genai as genai
 
         config = genai.Config(str(folder))
-        if threads is not None:
-            config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
         self._model = genai.Model(config)
         params = genai.GeneratorParams(self._model)
         # At least so many tokens: random weights may choose the one that ends an answer.

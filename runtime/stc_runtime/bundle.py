@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stc_export.spec.calibration import RECORD_NAME, check_scales, read_record
 from stc_export.spec.errors import BundleError
 from stc_export.spec.files import file_digest
-from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, Manifest, TableEntry, read_manifest
+from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, GraphEntry, Manifest, TableEntry, read_manifest
 from stc_export.spec.onnx_file import check_graph_file
 from stc_runtime.dtypes import carrier
 from stc_runtime.interface import check_interface
@@ -37,7 +37,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
-        """Read and check a bundle: manifest, graphs, presence, kind and size of files, and the digest of smaller ones.
+        """Read and check a bundle: manifest, presence, kind and size of files, and the digest of smaller ones.
+
+        What is in a graph is checked before the graph is used: :meth:`check_graph`.
 
         Raises:
             BundleError: It is missing, not a bundle, newer, its parts do not fit together, a file of it is missing or
@@ -47,11 +49,17 @@ class Bundle:
         check_interface(manifest, str(path))
         for entry in manifest.files:
             check_file(path, entry)
-        for graph in manifest.graphs:
-            check_graph_file(path, graph)
         if any(entry.path == RECORD_NAME for entry in manifest.files):
             check_scales(read_record(path), manifest)
         return cls(path, manifest)
+
+    def check_graph(self, graph: GraphEntry) -> None:
+        """Check the file of a graph, which takes about 10 ms: read it before a library for ONNX does.
+
+        Raises:
+            BundleError: It is not a graph that an export writes.
+        """
+        check_graph_file(self.root, graph)
 
     def table(self, name: str) -> NDArray[Any]:
         """Map a host table into memory, read-only, in the type that carries its own (see :mod:`stc_runtime.dtypes`).

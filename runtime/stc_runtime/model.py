@@ -92,12 +92,13 @@ class Model:
         """Return the engine of a graph.
 
         Raises:
-            BundleError: The bundle has no such graph, or the backend cannot open it.
+            BundleError: The bundle has no such graph, it is not one of ours, or the backend cannot open it.
         """
         entry = self.manifest.graph(role, variant)
         with self._lock:
             key = (role, variant)
             if key not in self._engines:
+                self._bundle.check_graph(entry)
                 opener = self._backend.llm if role == "llm" else self._backend
                 self._engines[key] = opener.open(self._bundle.root, entry)
             return self._engines[key]

@@ -34,6 +34,7 @@ def check_target(path: Path, name: str | None, progress: Progress) -> CheckResul
     found: dict[Finding, list[str]] = {}
     with progress.stage("graphs", len(bundle.manifest.graphs), "graphs") as advance:
         for entry in bundle.manifest.graphs:
+            bundle.check_graph(entry)
             graph = read_nodes(path / entry.file, entry.file)
             for release, version in releases.items():
                 setting = Setting(version, _most(entry, bundle.manifest))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import resource
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,12 @@ from stc_engines.opening import open_backend
 from stc_export.pipeline.output_file import check_output_file
 from stc_export.pipeline.picture import token_picture
 from stc_export.pipeline.samples import SampleKeeper
-from stc_export.pipeline.types import (
-    Answer,
-    FrameCounts,
-    Latency,
-    Question,
-    RunMemory,
-    RunRequest,
-    RunResult,
-    StageLatencies,
-    TokenCounts,
-)
+from stc_export.pipeline.tally import Tally
+from stc_export.pipeline.types import Answer, Question, RunMemory, RunRequest, RunResult
 from stc_export.spec.errors import MissingDependencyError
 from stc_export.spec.files import write_file
 from stc_export.spec.progress import Progress
-from stc_export.spec.report import CameraReport, FrameReport
+from stc_export.spec.report import CameraReport
 from stc_runtime.camera import Camera, CameraOptions
 from stc_runtime.sampling import TopP
 from stc_runtime.session import StreamSession
@@ -40,15 +31,6 @@ OnPiece = Callable[[Question, float, str], None]
 Frame = NDArray[np.uint8]
 #: Frames in a picture of tokens.
 _PICTURED = 6
-
-
-@dataclass
-class _Log:
-    """What happened so far, kept as it is measured."""
-
-    frames: list[FrameReport] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
 
 
 def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult:
@@ -77,10 +59,10 @@ def run(request: RunRequest, progress: Progress, on_piece: OnPiece) -> RunResult
                 advance(1)
         stream.finish()
         _note_damage(video, progress)
-        if request.picture is not None and stream.samples is not None and stream.log.frames:
+        if request.picture is not None and stream.samples is not None and stream.tally.frames.total:
             write_file(token_picture(stream.samples.choose(_PICTURED), session.manifest.dims.vision), request.picture)
             progress.note(f"picture: {request.picture}")
-        return replace(_result(request, session, stream.log), camera=_camera_report(video))
+        return replace(_result(request, session, stream), camera=_camera_report(video))
 
 
 def _check_picture(out: Path) -> None:
@@ -120,7 +102,8 @@ class _Stream:
     """A session with the questions that are still to be asked, earliest first."""
 
     def __init__(self, session: StreamSession, request: RunRequest, sampling: TopP | None, on_piece: OnPiece) -> None:
-        self.log = _Log()
+        self.tally = Tally()
+        self.answers: list[Answer] = []
         self.samples = None if request.picture is None else SampleKeeper()
         self._session, self._request, self._sampling, self._on_piece = session, request, sampling, on_piece
         timed = sorted((q for q in request.questions if q.at_s is not None), key=lambda q: q.at_s or 0.0)
@@ -129,13 +112,12 @@ class _Stream:
         self._now_s = 0.0
 
     def frame(self, frame: Frame, time_s: float) -> None:
-        if self.log.frames:
+        if self.tally.frames.total:
             self._ask_until(time_s)
         report = self._session.push(frame, time_s)
         if self.samples is not None:
             self.samples.see(frame, report)
-        # Counts and times are enough here, and a video may be long.
-        self.log.frames.append(replace(report, recomputed_indices=(), kept_indices=()))
+        self.tally.frame(report)
         self._now_s = time_s
 
     def finish(self) -> None:
@@ -155,10 +137,10 @@ class _Stream:
                 tokens += 1
                 first_ms = first_ms or piece.elapsed_ms
                 if tokens > 1:
-                    self.log.decode_ms.append(piece.step_ms)
+                    self.tally.decode.add(piece.step_ms)
             text += piece.text
             self._on_piece(question, at_s, piece.text)
-        self.log.answers.append(Answer(question.text, at_s, text, round(first_ms, 3), tokens))
+        self.answers.append(Answer(question.text, at_s, text, round(first_ms, 3), tokens))
 
 
 def _note_damage(video: VideoReader | Camera, progress: Progress) -> None:
@@ -169,43 +151,19 @@ def _note_damage(video: VideoReader | Camera, progress: Progress) -> None:
         )
 
 
-def _result(request: RunRequest, session: StreamSession, log: _Log) -> RunResult:
-    modes = [report.mode for report in log.frames]
+def _result(request: RunRequest, session: StreamSession, stream: _Stream) -> RunResult:
     memory = session.memory_use
     return RunResult(
-        answers=tuple(log.answers),
-        frames=FrameCounts(len(modes), modes.count("full"), modes.count("selective"), modes.count("skip")),
-        tokens=TokenCounts(
-            sum(report.visual_tokens for report in log.frames), sum(report.kept_tokens for report in log.frames)
-        ),
-        latency_ms=_latencies(log),
+        answers=tuple(stream.answers),
+        frames=stream.tally.frames,
+        tokens=stream.tally.tokens,
+        latency_ms=stream.tally.latencies,
         memory_bytes=RunMemory(peak_rss_bytes(), memory.feature_cache, memory.kv),
         bundle=str(request.bundle),
         target=session.manifest.target,
         policy=session.policy,
         trained=session.manifest.model.trained,
     )
-
-
-def _latencies(log: _Log) -> StageLatencies:
-    encoded = [report for report in log.frames if report.mode != "skip"]
-    return StageLatencies(
-        gate=latency(report.gate_ms for report in log.frames),
-        vit_full=latency(report.vit_ms for report in log.frames if report.mode == "full"),
-        vit_selective=latency(report.vit_ms for report in log.frames if report.mode == "selective"),
-        pruner=latency(report.pruner_ms for report in encoded),
-        prefill=latency(report.prefill_ms for report in encoded if report.kept_tokens),
-        decode=latency(log.decode_ms),
-    )
-
-
-def latency(samples: Iterable[float]) -> Latency:
-    """Return percentiles of samples in milliseconds; zeros without samples."""
-    values = np.array(list(samples), np.float64)
-    if not values.size:
-        return Latency(0.0, 0.0, 0)
-    p50, p95 = (round(float(v), 3) for v in np.percentile(values, [50, 95]))
-    return Latency(p50, p95, int(values.size))
 
 
 def peak_rss_bytes() -> int:

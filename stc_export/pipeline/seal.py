@@ -34,6 +34,8 @@ def seal_bundle(request: SealRequest, progress: Progress) -> SealResult:
             graph does not build, or an engine's numbers are wrong.
     """
     bundle = Bundle.open(request.bundle)
+    for graph in bundle.manifest.graphs:
+        bundle.check_graph(graph)
     target = find_target(request.target or bundle.manifest.target)
     product = product_of(target)
     fingerprint = fingerprint_here(bundle.manifest, target)

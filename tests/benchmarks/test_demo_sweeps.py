@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS
+from stc_export.reference.methods import REFERENCE_METHODS
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.types import Answered, ClipOutcome, StageTimes, Work
@@ -31,7 +32,8 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
     for sweep in sweeps.SWEEPS.values():
         settings = make_settings(sweep.base, [parse_axis(text) for text in sweep.axes])
         assert {one.policy.pruner.method for one in settings} <= {
-            method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)
+            *(method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)),
+            *(REFERENCE_METHODS if sweep.reference else ()),
         }
     counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
     assert counts == {
@@ -42,6 +44,8 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
         "metrics": 9,
         "budgets": 5,
         "dtd": 5,
+        "original": 13,
+        "tome": 3,
         "positions": 5,
     }
 

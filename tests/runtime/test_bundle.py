@@ -231,9 +231,16 @@ def replace_graph(copy: Path, data: bytes) -> None:
     edit(copy, sign)
 
 
-def test_graph_of_garbage_with_its_digest_raises(copy: Path) -> None:
+def test_graph_of_garbage_with_its_digest_raises_before_it_is_opened(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace_graph(copy, np.random.default_rng(0).bytes(5000))
-    assert problem_of(copy).startswith(f'"graphs/vit.gate.onnx" in "{copy}" is not a graph that is run here: it is ')
+    model = Model.open(copy)
+    monkeypatch.setattr(type(model.backend), "open", lambda *_: pytest.fail("the backend has seen it"))
+    with pytest.raises(BundleError) as caught:
+        model.engine("vit", "gate")
+    problem = caught.value.problem
+    assert problem.startswith(f'"graphs/vit.gate.onnx" in "{copy}" is not a graph that is run here: it is ')
 
 
 def test_file_without_a_graph_raises_when_it_is_needed(copy: Path) -> None:

@@ -44,6 +44,8 @@ def _keep_mapped(ort: Any, options: Any) -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
+    # The other order begins with what needs no input: it converts all weights before the first of them is used.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
 
 
 _WEIGHTS: Mapping[Weights, Callable[[Any, Any], None]] = {"converted": lambda *_: None, "mapped": _keep_mapped}

@@ -22,7 +22,7 @@ def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
     """Return a ``LlavaOnevisionForConditionalGeneration`` with the sampled layers that computes in float32 on the CPU.
 
     Layer i of the result is layer ``sample.vision[i]`` or ``sample.text[i]`` of the checkpoint. The embedding table is
-    loaded only where it is also the output layer.
+    not loaded, unless as the output layer where it is both.
     """
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
@@ -41,7 +41,7 @@ def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
         del names[_EMBEDDINGS]
     weights = {key: checkpoint.read(name) for key, name in names.items() if name in checkpoint.tensors}
     if "lm_head.weight" not in weights:
-        weights["lm_head.weight"] = weights[_EMBEDDINGS]
+        weights["lm_head.weight"] = weights.pop(_EMBEDDINGS)
     model.load_state_dict(weights, strict=False, assign=True)
     compute_in_float32(model)
     # Buffers that are not saved hold no data on the meta device; these two are computed again.

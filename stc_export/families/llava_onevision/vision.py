@@ -42,9 +42,11 @@ class PatchGate(nn.Module):
         self.metric = metric
         vision = config.dims.vision
         self.grid, self.patch = vision.grid, vision.patch_size
-        self.projection = Linear(vision.patch_size**2 * 3, vision.width, bias=True, dtype=dtype)
-        self.scale = nn.Parameter(torch.empty(3, dtype=torch.float32), requires_grad=False)
-        self.offset = nn.Parameter(torch.empty(3, dtype=torch.float32), requires_grad=False)
+        values = vision.patch_size**2 * 3
+        self.projection = Linear(values, vision.width, bias=True, dtype=dtype)
+        # As long as a patch, although there are three channels: a CPU computes rows of three numbers one by one.
+        self.scale = nn.Parameter(torch.empty(values, dtype=torch.float32), requires_grad=False)
+        self.offset = nn.Parameter(torch.empty(values, dtype=torch.float32), requires_grad=False)
 
     def forward(self, frame: Any, reference: Any) -> tuple[Any, Any, Any]:
         """Embed a frame and compare it with the reference.
@@ -60,9 +62,9 @@ class PatchGate(nn.Module):
         """
         side = self.grid * self.patch
         # Cast first: TensorRT takes uint8 as an input of the network and does nothing else with it.
-        pixels = frame.float()[:side, :side] * self.scale + self.offset
+        pixels = frame.float()[:side, :side]
         patches = pixels.reshape(self.grid, self.patch, self.grid, self.patch, 3).permute(0, 2, 1, 3, 4)
-        flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3)
+        flat = patches.reshape(self.grid * self.grid, self.patch * self.patch * 3) * self.scale + self.offset
         embeddings = self.projection(flat.to(reference.dtype))
         now, before = embeddings.float(), reference.float()
         similarity = self.metric(now, before)

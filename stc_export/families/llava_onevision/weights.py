@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stc_calib.schemes import Scheme
 from stc_export.exporter.graphs import GraphForm
@@ -69,9 +70,15 @@ def _gate(
             "projection.weight", dtype, (vision.width, patch, patch, 3), (f"{source}.weight",), permute=(0, 2, 3, 1)
         ),
         WeightRecipe("projection.bias", dtype, (vision.width,), (f"{source}.bias",)),
-        WeightRecipe("scale", "float32", (3,), values=(1.0 / (255.0 * std)).astype(np.float32)),
-        WeightRecipe("offset", "float32", (3,), values=(-mean / std).astype(np.float32)),
+        _per_pixel("scale", 1.0 / (255.0 * std), patch),
+        _per_pixel("offset", -mean / std, patch),
     )
+
+
+def _per_pixel(name: str, channels: NDArray[np.float64], patch: int) -> WeightRecipe:
+    """Return a recipe of values [3] that are the same for every pixel of a patch."""
+    values = np.tile(channels.astype(np.float32), patch * patch)
+    return WeightRecipe(name, "float32", values.shape, values=values)
 
 
 def _vision(config: LlavaConfig, dtype: DType, scheme: Scheme | None) -> tuple[WeightRecipe, ...]:

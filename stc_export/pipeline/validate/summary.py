@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 
-from stc_export.pipeline.run import latency
+from stc_export.pipeline.tally import latency
 from stc_export.pipeline.validate.fidelity import fidelity_score
 from stc_export.pipeline.validate.types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
 from stc_export.validate.averages import Rule, official_score
