@@ -16,6 +16,7 @@ from stc_export.world import splits
 from tests import checkpoints
 from tests.bundles import bf16_request, built_once, made_once, modern_bf16_request, modern_request, write_runnable
 from tests.device.machine import NEEDS, read_machine, reason_to_skip
+from tests.videos import write_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +126,15 @@ def even_bundle_int4(tmp_path_factory: pytest.TempPathFactory, even_checkpoint: 
     """fp32 bundle of it with the LLM in int4."""
     request = BuildRequest(str(even_checkpoint), precision="int4")
     return built_once(tmp_path_factory, "even-int4", lambda out: replace(request, out=out))
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """Bundle of the tiny checkpoint for TensorRT-RTX, the ViT in int8 with scales from pictures of noise that moves."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder, 8)
+    request = BuildRequest(str(tiny_checkpoint), target="rtx", precision="fp16,vit=int8", flavour="base", calib=folder)
+    return built_once(tmp_path_factory, "tiny-calibrated", lambda out: replace(request, out=out))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 
 def write_moving_square(path: Path, frames: int = 24, fps: int = 8) -> Path:
@@ -21,6 +22,15 @@ def write_moving_square(path: Path, frames: int = 24, fps: int = 8) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Write the frames of a clip of 70 x 70 as pictures: a bright square crosses noise, one step per frame."""
+    background = np.random.default_rng(0).integers(0, 200, (70, 70, 3), dtype=np.uint8)
+    for index in range(count):
+        picture = background.copy()
+        picture[20:40, index * 6 : index * 6 + 20] = 255
+        Image.fromarray(picture).save(folder / f"{index:03}.png")
 
 
 def write_sound(path: Path) -> Path:

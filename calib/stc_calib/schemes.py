@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from stc_engines.table import BackendKind
+from stc_engines.table import Backend, BackendKind
 from stc_export.spec.manifest import QuantisedPrecision, Role
 
-#: Operator that reads the weights: one of ONNX Runtime, or ONNX's own before a product of floating point numbers.
-WeightForm = Literal["matmul_nbits", "dequantize"]
+#: Operator that reads the weights: one of ONNX Runtime, ONNX's own before a product of floating point numbers, a
+#: product of whole numbers, or ONNX's own before a product whose other factor is rounded by a scale as well.
+WeightForm = Literal["matmul_nbits", "dequantize", "matmul_integer", "quantize"]
+#: What linear layers are computed in, where both weights and activations are rounded.
+Arithmetic = Literal["int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Scheme:
         bits: Bits of a weight: 4 or 8.
         block: Weights that share a scale; ``None``: all of an output.
         opset: Oldest ONNX opset whose operators read it.
+        arithmetic: What activations are rounded to; ``None``: they stay floating point numbers.
+        calibrated: Whether activations have scales that are chosen from data.
+        cpu_only: Whether only a CPU has kernels for it.
     """
 
     precision: QuantisedPrecision
@@ -35,6 +41,9 @@ class Scheme:
     bits: int
     block: int | None
     opset: int
+    arithmetic: Arithmetic | None = None
+    calibrated: bool = False
+    cpu_only: bool = False
 
     def blocks(self, inputs: int) -> int:
         """Return the scales per output of a layer with so many inputs, which :meth:`fits`."""
@@ -61,6 +70,15 @@ _DEQUANTIZE = (
     Scheme("int8", "dequantize", 8, None, 19),
 )
 
+#: ONNX Runtime has no such kernel for GPUs, and would copy every activation to the CPU and back.
+_INTEGER = (Scheme("int8", "matmul_integer", 8, None, 18, "int8", cpu_only=True),)
+
+#: TensorRT takes scales of activations from the graph, so that they are chosen before, one for each layer's input.
+_QUANTIZE = (
+    Scheme("int8", "quantize", 8, None, 19, "int8", calibrated=True),
+    Scheme("fp8", "quantize", 8, None, 19, "fp8", calibrated=True),
+)
+
 Schemes = Mapping[str, Scheme]
 
 
@@ -68,10 +86,18 @@ def _named(schemes: tuple[Scheme, ...]) -> Schemes:
     return {scheme.precision: scheme for scheme in schemes}
 
 
-_TENSORRT: Mapping[Role, Schemes] = {"llm": _named(_DEQUANTIZE)}
+_TENSORRT: Mapping[Role, Schemes] = {"vit": _named(_QUANTIZE), "llm": _named(_DEQUANTIZE)}
 #: Backend -> role -> precision -> scheme. A role that is not there has no precision of this kind.
 SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
-    "ort": {"llm": _named(_NBITS)},
+    "ort": {"vit": _named(_INTEGER), "llm": _named(_NBITS)},
     "trt": _TENSORRT,
     "trt-rtx": _TENSORRT,
 }
+
+
+def schemes_of(backend: Backend) -> Mapping[Role, Schemes]:
+    """Return what a backend has kernels for: role -> precision -> scheme."""
+    return {
+        role: {name: scheme for name, scheme in schemes.items() if backend.on_cpu or not scheme.cpu_only}
+        for role, schemes in SCHEMES[backend.kind].items()
+    }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.calibration import RECORD_NAME, check_scales, read_record
 from stc_export.spec.errors import BundleError
 from stc_export.spec.files import file_digest
 from stc_export.spec.manifest import DTYPE_BYTES, FileEntry, GraphEntry, Manifest, TableEntry, read_manifest
@@ -41,13 +42,15 @@ class Bundle:
         What is in a graph is checked before the graph is used: :meth:`check_graph`.
 
         Raises:
-            BundleError: It is missing, not a bundle, newer, its parts do not fit together, or a file of it is missing
-                or altered.
+            BundleError: It is missing, not a bundle, newer, its parts do not fit together, a file of it is missing or
+                altered, or scales in it were chosen for other graphs.
         """
         manifest = read_manifest(path)
         check_interface(manifest, str(path))
         for entry in manifest.files:
             check_file(path, entry)
+        if any(entry.path == RECORD_NAME for entry in manifest.files):
+            check_scales(read_record(path), manifest)
         return cls(path, manifest)
 
     def check_graph(self, graph: GraphEntry) -> None:

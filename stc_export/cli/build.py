@@ -32,7 +32,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
         typer.Option(
             "--precision",
             metavar="NAME,ROLE=NAME",
-            help="fp32, fp16, bf16, int8, int4, int4-128; the target's default if not given.",
+            help="fp32, fp16, bf16, int8, fp8, int4, int4-128; the target's default if not given.",
         ),
     ] = None,
     rounding: Annotated[
@@ -54,6 +54,12 @@ def build(  # noqa: PLR0913 - one parameter per flag
     attention: Annotated[
         bool, typer.Option("--attention", help="Let vit give its attention, for the pruning method visionzip.")
     ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            "--calib", metavar="PATH", help="Folder of videos or pictures, or a video, to choose scales from."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")] = False,
     as_json: JsonFlag = False,
@@ -76,6 +82,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
             attention=attention,
             rounding=rounding,
             keep_precision=_names(keep_precision),
+            calib=calib,
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal

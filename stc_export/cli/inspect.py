@@ -35,6 +35,7 @@ def result_text(result: InspectResult) -> str:
         _graphs(result),
         _weights(result),
         _rounded(result),
+        _activations(result),
         _engines(result),
         _tuned(result),
         _files(result),
@@ -126,6 +127,18 @@ def _how(row: RoundedFile) -> str:
     rounding = [] if row.rounding == "nearest" else [row.rounding]
     kept = [f"{len(row.kept)} layers kept"] if row.kept else []
     return ", ".join([one_line(row.precision), *rounding, *kept])
+
+
+def _activations(result: InspectResult) -> str:
+    """Return what scales of activations were chosen from."""
+    chosen = result.activations
+    if chosen is None:
+        return ""
+    return (
+        f"activations in {chosen.arithmetic}: {len(chosen.steps)} scales from {one_line(chosen.data)}, {chosen.frames} "
+        f"frames ({chosen.full_passes} full and {chosen.selective_passes} selective passes), "
+        f"SHA-256 {one_line(chosen.data_sha256[:12])}"
+    )
 
 
 def _engines(result: InspectResult) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.exporter.parity import RANKING_TOLERANCES, TOLERANCES, ParityCase
+from stc_export.exporter.parity import RANKING_TOLERANCES, TOLERANCES, Computed, ParityCase
 from stc_export.spec import codec
 from stc_export.spec.goldens import DATA_NAME, INDEX_NAME, Golden, GoldenIndex, GoldenInput, GoldenOutput
-from stc_export.spec.manifest import Precision
 from stc_runtime.dtypes import declared
 from stc_runtime.parity import largest
 
@@ -29,24 +28,23 @@ class GoldenRecorder:
     """Takes in cases one after another; those of a graph must follow each other.
 
     Args:
-        precision: Chooses the tolerances.
         backend: What runs the graphs, with its version.
     """
 
-    def __init__(self, precision: Precision, backend: str) -> None:
-        self._precision, self._backend = precision, backend
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
         self._cases: list[Golden] = []
         self._without: list[str] = []
         self._data = bytearray()
         self._places: dict[str, int] = {}
         self._before: tuple[str, Mapping[str, Array]] = ("", {})
 
-    def add(self, case: ParityCase, found: Mapping[str, Array]) -> None:
-        """Take in what a graph of the bundle gave."""
+    def add(self, case: ParityCase, found: Mapping[str, Array], computed: Computed) -> None:
+        """Take in what a graph of the bundle gave; ``computed`` chooses the tolerances."""
         graph, outputs = self._before
         earlier = {_digest(value): name for name, value in outputs.items()} if graph == case.graph else {}
         inputs = tuple(self._input(name, value, earlier) for name, value in case.feeds.items())
-        rows = tuple(self._output(case, name, value) for name, value in found.items())
+        rows = tuple(self._output(case, name, value, computed) for name, value in found.items())
         self._cases.append(Golden(case.graph, case.name, inputs, rows))
         self._before = (case.graph, found)
 
@@ -72,13 +70,13 @@ class GoldenRecorder:
             return GoldenInput(name, dtype, shape, output=output)
         return GoldenInput(name, dtype, shape, offset_bytes=self._store(value))
 
-    def _output(self, case: ParityCase, name: str, value: Array) -> GoldenOutput:
+    def _output(self, case: ParityCase, name: str, value: Array, computed: Computed) -> GoldenOutput:
         kind = case.kind(name)
         kept = [len(case.expected[ranking]) for ranking in case.rankings]
         if kind == "numbers" and value.ndim > 1 and [value.shape[0]] == kept:
             kind = "rows"
         stride = max(1, value.size // _SAMPLE) if kind == "numbers" else 1
-        tolerance = (RANKING_TOLERANCES if kind == "ranking" else TOLERANCES)[self._precision]
+        tolerance = (RANKING_TOLERANCES if kind == "ranking" else TOLERANCES)[computed]
         dtype = declared(value.dtype)
         place = self._store(value.ravel()[::stride])
         return GoldenOutput(name, dtype, value.shape, stride, place, largest(value), tolerance, kind)

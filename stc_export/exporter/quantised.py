@@ -4,7 +4,11 @@ The exporter traces a layer as one ``Gemm`` with ``transB`` over weights [out, i
 and scales of the bundle, and its product
 
 - ``matmul_nbits``: one ``MatMulNBits`` of ONNX Runtime (domain ``com.microsoft``), or
-- ``dequantize``: a ``DequantizeLinear`` before the ``Gemm``, operators of ONNX that compilers of TensorRT know.
+- ``dequantize``: a ``DequantizeLinear`` before the ``Gemm``, operators of ONNX that compilers of TensorRT know, or
+- ``matmul_integer``: a ``MatMulInteger`` over activations that are rounded as they come
+  (:mod:`stc_export.exporter.integer`), or
+- ``quantize``: like ``dequantize``; what flows in is rounded too once there are scales
+  (:mod:`stc_export.exporter.activations`).
 """
 
 from __future__ import annotations
@@ -15,13 +19,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from stc_calib.schemes import Scheme, WeightForm
+from stc_export.exporter.integer import write_integer
 from stc_export.exporter.weights import StoredTensor
+from stc_export.spec.manifest import QuantisedPrecision
 
 _RUNTIME_DOMAIN = "com.microsoft"
 #: int4 came with this version of the file format.
 _IR_VERSION = 10
-#: Bits of signed codes -> their type.
-_CODES: Mapping[int, ir.DataType] = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
+#: Type of codes.
+_CODES: Mapping[QuantisedPrecision, ir.DataType] = {
+    "int4": ir.DataType.INT4,
+    "int4-128": ir.DataType.INT4,
+    "int8": ir.DataType.INT8,
+    "fp8": ir.DataType.FLOAT8E4M3FN,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +95,15 @@ def _blob_codes(name: str, place: StoredTensor, scheme: Scheme) -> ir.Value:
 
 
 def _typed_codes(name: str, place: StoredTensor, scheme: Scheme) -> ir.Value:
-    """Codes as whole numbers [out, in]."""
-    return _stored(name, place, _CODES[scheme.bits], place.shape)
+    """Codes as numbers [out, in]."""
+    return _stored(name, place, _CODES[scheme.precision], place.shape)
 
 
 _CODE_VALUES: Mapping[WeightForm, Callable[[str, StoredTensor, Scheme], ir.Value]] = {
     "matmul_nbits": _blob_codes,
     "dequantize": _typed_codes,
+    "matmul_integer": _typed_codes,
+    "quantize": _typed_codes,
 }
 
 
@@ -123,4 +136,6 @@ def _write_dequantize(model: ir.Model, gemm: ir.Node, weight: Weight) -> None:
 _WRITERS: Mapping[WeightForm, Callable[[ir.Model, ir.Node, Weight], None]] = {
     "matmul_nbits": _write_nbits,
     "dequantize": _write_dequantize,
+    "quantize": _write_dequantize,
+    "matmul_integer": lambda model, gemm, weight: write_integer(model, gemm, weight.codes, weight.scales),
 }

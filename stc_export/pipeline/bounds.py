@@ -9,6 +9,7 @@ must move: weights once, state once in and what changes of it out, inputs and ou
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stc_export.pipeline.operations import (
@@ -17,7 +18,9 @@ from stc_export.pipeline.operations import (
     llm_layer_weights,
     llm_macs,
     projector_macs,
+    vit_attention_macs,
     vit_macs,
+    vit_outputs,
     vit_weights,
 )
 from stc_export.pipeline.types import StageBound
@@ -27,10 +30,10 @@ from stc_export.spec.memory import BUDGET_COSTS, kept_tokens, kv_budget
 from stc_runtime.footprint import kv_bytes
 
 if TYPE_CHECKING:
-    from stc_engines.table import Target
+    from stc_engines.table import Target, TargetPrecision
     from stc_export.pipeline.precisions import Precisions
     from stc_export.spec.dims import ModelDims, TextDims
-    from stc_export.spec.manifest import Precision
+    from stc_export.spec.manifest import Role
     from stc_export.spec.policy import Policy
 
 
@@ -41,7 +44,8 @@ def stage_bounds(dims: ModelDims, policy: Policy, precisions: Precisions, target
         dims: Sizes of the model.
         policy: Says R, K and how much the LLM remembers. K is that of ``pruner.keep``: with a budget that follows the
             content it is an assumption, and with ``dtd``, which does not read the key, a guess.
-        precisions: Of weights and state. Weights of few bits are multiplied as floating point numbers.
+        precisions: Of weights and state. Weights of few bits are multiplied as floating point numbers, unless
+            activations are rounded as well; attention always is.
         target: The device.
     """
     dtype = precisions.dtype
@@ -56,42 +60,66 @@ def stage_bounds(dims: ModelDims, policy: Policy, precisions: Precisions, target
     state = frame * sum(vision.layers if tensor.scope == "layer" else 1 for tensor in VIT_STATE[selection])
     patches = 3 * vision.patch_size**2 * vision.width
     projector = vision.width * text.width + text.width**2
-    encoder = vit_weights(vision) + 2 * frame
+    encoder = _rounded(vit_weights(vision), vit_outputs(vision), precisions, "vit") + 2 * frame * size
     memory = _llm_bytes(text, precisions) + kv_bytes(dims, past, dtype)
     token = text.width * size + kv_bytes(dims, 1, dtype)
     work = (
         ("gate", gate_macs(vision), 3 * vision.image_size**2 + (patches + 2 * frame) * size),
-        ("vit full", vit_macs(vision, selection, tokens), (encoder + state) * size),
+        ("vit full", vit_macs(vision, selection, tokens), encoder + state * size),
         (
             "vit selective",
             vit_macs(vision, selection, recomputed),
-            (encoder + state + state * recomputed // tokens) * size,
+            encoder + (state + state * recomputed // tokens) * size,
         ),
         ("pruner", runs * projector_macs(dims), (runs * (projector + frame) + given * text.width) * size),
         ("prefill", llm_macs(text, kept, past), memory + kept * token),
         ("decode", llm_macs(text, 1, past), memory + token),
     )
-    return tuple(_bound(stage, macs, moved, target, precisions.floats) for stage, macs, moved in work)
+    attention = {
+        "vit full": vit_attention_macs(vision, tokens),
+        "vit selective": vit_attention_macs(vision, recomputed),
+    }
+    return tuple(
+        _bound(StageBound(stage, macs, moved, None, None), target, _precise(macs, attention.get(stage), precisions))
+        for stage, macs, moved in work
+    )
 
 
 def _llm_bytes(text: TextDims, precisions: Precisions) -> int:
     """Weights of the layers, rounded or not, and the output matrix."""
-    size, layers = DTYPE_BYTES[precisions.dtype], llm_layer_weights(text) * text.layers
-    head, scheme = text.width * text.vocab * size, precisions.schemes.get("llm")
+    weights, outputs = text.layers * llm_layer_weights(text), text.layers * llm_layer_outputs(text)
+    return _rounded(weights, outputs, precisions, "llm") + text.width * text.vocab * DTYPE_BYTES[precisions.dtype]
+
+
+def _rounded(weights: int, outputs: int, precisions: Precisions, role: Role) -> int:
+    """Bytes of the linear layers of a role with so many weights and rows."""
+    size, scheme = DTYPE_BYTES[precisions.dtype], precisions.schemes.get(role)
     if scheme is None:
-        return layers * size + head
-    scales = llm_layer_outputs(text) * text.layers if scheme.block is None else layers // scheme.block
-    return layers * scheme.bits // 8 + scales * size + head
+        return weights * size
+    scales = outputs if scheme.block is None else weights // scheme.block
+    return weights * scheme.bits // 8 + scales * size
 
 
-def _bound(stage: str, macs: int, moved: int, target: Target, precision: Precision) -> StageBound:
-    peak = next((row.tera_ops_per_s for row in target.dense_throughput if row.precision == precision), None)
-    times = {
-        "operations": None if peak is None else 2 * macs / (peak * 1e12) * 1e3,
-        "memory": None if target.bandwidth_bytes_per_s is None else moved / target.bandwidth_bytes_per_s * 1e3,
-    }
+def _precise(macs: int, attention: int | None, precisions: Precisions) -> tuple[tuple[TargetPrecision, int], ...]:
+    """Return the operations of a stage by precision; ``attention``: of the ViT, whose linear layers may be rounded."""
+    if attention is None:
+        return ((precisions.floats, macs),)
+    return (precisions.products("vit"), macs - attention), (precisions.floats, attention)
+
+
+def _bound(stage: StageBound, target: Target, work: tuple[tuple[TargetPrecision, int], ...]) -> StageBound:
+    """Fill in what limits a stage."""
+    memory = None if target.bandwidth_bytes_per_s is None else stage.moved_bytes / target.bandwidth_bytes_per_s * 1e3
+    times = {"operations": _operations_ms(target, work), "memory": memory}
     known = {name: value for name, value in times.items() if value is not None}
     if not known:
-        return StageBound(stage, macs, moved, None, None)
+        return stage
     longest = max(known, key=lambda name: known[name])
-    return StageBound(stage, macs, moved, known[longest], "operations" if longest == "operations" else "memory")
+    return replace(stage, ms=known[longest], limit="operations" if longest == "operations" else "memory")
+
+
+def _operations_ms(target: Target, work: tuple[tuple[TargetPrecision, int], ...]) -> float | None:
+    peaks = {row.precision: row.tera_ops_per_s for row in target.dense_throughput}
+    if any(precision not in peaks for precision, _ in work):
+        return None
+    return sum(2 * macs / (peaks[precision] * 1e12) * 1e3 for precision, macs in work)

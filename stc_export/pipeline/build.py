@@ -18,6 +18,7 @@ from stc_export.exporter.prompt import write_tokenizer
 from stc_export.exporter.trace import trace
 from stc_export.exporter.weights import WrittenFile, write_weights
 from stc_export.pipeline.awq import fold_scales
+from stc_export.pipeline.calibration import calibrate
 from stc_export.pipeline.check import check_parity
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared, check_output, output_path, prepare
@@ -109,13 +110,30 @@ def _write(
     prepared = dataclasses.replace(prepared, checkpoint=folded.checkpoint)
     written = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
     weights = tuple(FileEntry(f"{_GRAPHS}/{file.path.name}", file.size_bytes, file.sha256) for file in written)
-    record = write_record(prepared.split.weights, written, partial, Told(prepared.kept, folded.scales))
     graphs = _timed(stages, "graphs", lambda: _write_graphs(prepared, partial, progress))
-    checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, partial, progress))
+    manifest = _manifest(prepared, request, prompt, graphs)
+    scales = None
+    if prepared.calibration is not None:
+        task = prepared.calibration
+        scales = _timed(stages, "calibration", lambda: calibrate(prepared, task, manifest, partial, progress))
+    told = Told(prepared.kept, folded.scales, scales)
+    record = write_record(prepared.split.weights, written, partial, told)
+    checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, scales, partial, progress))
     _refuse_failures(checked.parity)
     small = [_file_entry(partial, path) for path in (*(g.file for g in graphs), _TOKENIZER, *record, *checked.goldens)]
     files = tuple(sorted((*weights, *small), key=lambda entry: entry.path))
-    manifest = Manifest(
+    manifest = dataclasses.replace(manifest, parity=checked.parity, files=files)
+    for journal in journals(partial / _GRAPHS):
+        journal.unlink()
+    (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")
+    return manifest, tuple(stages)
+
+
+def _manifest(
+    prepared: Prepared, request: BuildRequest, prompt: PromptSpec, graphs: tuple[GraphEntry, ...]
+) -> Manifest:
+    """Return a manifest that lists no files yet, and nothing that the parity check found."""
+    return Manifest(
         schema=SCHEMA,
         writer=f"stc-export {__version__}",
         target=prepared.target.name,
@@ -137,13 +155,9 @@ def _write(
         pruners=prepared.split.pruners,
         policy=request.policy,
         session=_session(prepared.plan),
-        parity=checked.parity,
-        files=files,
+        parity=(),
+        files=(),
     )
-    for journal in journals(partial / _GRAPHS):
-        journal.unlink()
-    (partial / MANIFEST_NAME).write_text(manifest_to_text(manifest), encoding="utf-8")
-    return manifest, tuple(stages)
 
 
 def _session(plan: BuildPlan) -> SessionMemory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_calib.rounding import Rounded, restore_weights, unpack_codes
+from stc_export.exporter.activations import write_activations
 from stc_export.exporter.goldens import GoldenRecorder
 from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.parity import Arrays, compare
@@ -22,6 +23,7 @@ from stc_export.exporter.weights import StoredTensor
 from stc_export.families.base import FamilyModel, LayerSample, ParityInputs, StoredFiles
 from stc_export.pipeline.estimate import stored_files
 from stc_export.pipeline.plan import Prepared
+from stc_export.spec.calibration import ActivationRecord
 from stc_export.spec.dims import ModelDims
 from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Progress
@@ -41,7 +43,13 @@ class Checked:
     goldens: tuple[str, ...]
 
 
-def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path, progress: Progress) -> Checked:
+def check_parity(
+    prepared: Prepared,
+    graphs: tuple[GraphEntry, ...],
+    scales: ActivationRecord | None,
+    root: Path,
+    progress: Progress,
+) -> Checked:
     """Run every graph on the CPU, compare, and write the goldens.
 
     Large models are checked on stated layers, nothing is skipped; a graph of which only some layers ran has no goldens.
@@ -49,6 +57,7 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
     Args:
         prepared: The build.
         graphs: Graphs as written.
+        scales: Scales of activations in them, if there are any.
         root: Directory that holds them.
         progress: Receiver of progress.
     """
@@ -57,10 +66,12 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
     stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
     model = prepared.model.sampled(sample)
     recipes = [recipe for rows in prepared.split.weights.values() for recipe in rows]
-    with _sampled_graphs(prepared, model, stored, graphs, root) as chosen, _stand_ins(chosen, root) as runnable:
+    own = nullcontext({graph.file: graph for graph in graphs})
+    checked = own if model == prepared.model else _sampled_graphs(prepared, model, stored, scales, root)
+    with checked as chosen, stand_ins(chosen, root) as runnable:
         runner = _Runner(root, runnable)
         form = f", {FORM}" if runnable != chosen else ""
-        recorder = GoldenRecorder(prepared.precisions.floats, f"{runner.backend.title}{form}")
+        recorder = GoldenRecorder(f"{runner.backend.title}{form}")
         inputs = ParityInputs(
             checkpoint=rounded_checkpoint(prepared.checkpoint, recipes),
             sample=sample,
@@ -75,9 +86,10 @@ def check_parity(prepared: Prepared, graphs: tuple[GraphEntry, ...], root: Path,
             for case in model.parity_cases(inputs):
                 found = runner.run(case.graph, case.feeds)
                 layers = run_layers(case.graph, sample, dims)
-                reports.append(compare(case, found, prepared.precisions.floats, f"{layers.text}{form}"))
+                computed = prepared.precisions.computed(chosen[case.graph].role)
+                reports.append(compare(case, found, computed, f"{layers.text}{form}"))
                 if layers.all:
-                    recorder.add(case, found)
+                    recorder.add(case, found, computed)
                 else:
                     recorder.leave_out(case.graph)
                 advance(1)
@@ -141,26 +153,34 @@ def _run_layers(chosen: tuple[int, ...], total: int) -> RunLayers:
 
 @contextmanager
 def _sampled_graphs(
-    prepared: Prepared, model: FamilyModel, stored: StoredFiles, graphs: tuple[GraphEntry, ...], root: Path
+    prepared: Prepared, model: FamilyModel, stored: StoredFiles, scales: ActivationRecord | None, root: Path
 ) -> Iterator[Mapping[str, GraphEntry]]:
-    """Yield the graphs to check: the bundle's own, or others over the same weights with only the sampled layers."""
-    if model == prepared.model:
-        yield {graph.file: graph for graph in graphs}
-        return
+    """Yield graphs over the same weights as the bundle's own with only the sampled layers."""
+    steps = {} if scales is None else _sampled_steps(scales, stored_files(prepared.split), stored)
     entries: dict[str, GraphEntry] = {}
     try:
         for graph in model.split(prepared.form, prepared.preprocessing).graphs:
             path = graph.file.replace("graphs/", "graphs/parity-sample.")
             entries[graph.file] = graph_entry(graph, path, (), prepared.precisions.of(graph.role))
             trace(graph, stored, root / path)
+            if scales is not None and graph.role == "vit":
+                write_activations(root / path, steps, scales.arithmetic)
         yield entries
     finally:
         for entry in entries.values():
             (root / entry.file).unlink(missing_ok=True)
 
 
+def _sampled_steps(scales: ActivationRecord, whole: StoredFiles, sampled: StoredFiles) -> Mapping[str, float]:
+    """Return the scales under the names of the sampled layers: those whose weights are the same bytes."""
+    steps = {row.name: row.step for row in scales.steps}
+    names = {place: name for places in whole.values() for name, place in places.items() if name in steps}
+    found = {name: names.get(place) for places in sampled.values() for name, place in places.items()}
+    return {name: steps[original] for name, original in found.items() if original is not None}
+
+
 @contextmanager
-def _stand_ins(graphs: Mapping[str, GraphEntry], root: Path) -> Iterator[Mapping[str, GraphEntry]]:
+def stand_ins(graphs: Mapping[str, GraphEntry], root: Path) -> Iterator[Mapping[str, GraphEntry]]:
     """Yield the graphs to run: those to check, or stand-ins of those that a CPU has no kernels for."""
     entries = {
         file: replace(graph, file=graph.file.replace("graphs/", "graphs/stand-in."))
@@ -199,7 +219,7 @@ def read_weight(directory: Path, stored: StoredFiles, file: str, name: str) -> N
         return _mapped(directory, place, carrier(place.dtype), place.shape)
     packed = _mapped(directory, place, np.dtype(np.uint8), (place.shape[0], place.length // place.shape[0]))
     scales = _mapped(directory, place.scales, carrier(place.dtype), place.scales.shape)
-    return restore_weights(Rounded(unpack_codes(packed, place.scheme), scales))
+    return restore_weights(Rounded(unpack_codes(packed, place.scheme), scales, place.scheme.precision))
 
 
 def _mapped(directory: Path, place: StoredTensor, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stc_export.pipeline.types import FileFault, InspectResult, SealedEngines, SharedWeights, TunedPolicy
-from stc_export.spec.calibration import RECORD_NAME, RoundedFile, read_record
+from stc_export.spec.calibration import RECORD_NAME, RoundingRecord, check_scales, read_record
 from stc_export.spec.engines import RECORD_NAME as SEAL_NAME
 from stc_export.spec.engines import SealRecord, is_whole, read_records
 from stc_export.spec.errors import PolicyError
@@ -29,8 +29,8 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         progress: Receiver of the bytes that were read.
 
     Raises:
-        BundleError: Not a bundle at all: no directory, no manifest, or a manifest that cannot be read. A file that is
-            missing or altered is a result, not an error.
+        BundleError: Not a bundle at all: no directory, no manifest, or a manifest that cannot be read; or scales in it
+            were chosen for other graphs. A file that is missing or altered is a result, not an error.
     """
     manifest = read_manifest(bundle)
     total = sum(entry.size_bytes for entry in manifest.files)
@@ -46,6 +46,7 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
             if problem is not None:
                 altered.append(FileFault(entry.path, problem))
     engines = read_records(bundle)
+    record = _record(bundle, manifest, {*missing, *(fault.path for fault in altered)})
     return InspectResult(
         bundle=bundle,
         manifest=manifest,
@@ -56,15 +57,19 @@ def inspect(bundle: Path, progress: Progress | None = None) -> InspectResult:
         unlisted=_unlisted(bundle, manifest, engines),
         engines=tuple(_engines_row(bundle, folder, record) for folder, record in engines.items()),
         ok=not missing and not altered,
-        rounded=_rounded(bundle, manifest, {*missing, *(fault.path for fault in altered)}),
         tuned=_tuned(bundle),
+        rounded=() if record is None else record.files,
+        activations=None if record is None else record.activations,
     )
 
 
-def _rounded(bundle: Path, manifest: Manifest, broken: set[str]) -> tuple[RoundedFile, ...]:
-    """Return what the bundle says of its rounded weights, unless what it says is damaged."""
-    listed = any(entry.path == RECORD_NAME for entry in manifest.files)
-    return read_record(bundle).files if listed and RECORD_NAME not in broken else ()
+def _record(bundle: Path, manifest: Manifest, broken: set[str]) -> RoundingRecord | None:
+    """Return what the bundle says of all that is rounded in it, unless what it says is damaged."""
+    if RECORD_NAME in broken or all(entry.path != RECORD_NAME for entry in manifest.files):
+        return None
+    record = read_record(bundle)
+    check_scales(record, manifest)
+    return record
 
 
 def _find_problem(bundle: Path, entry: FileEntry, advance: Callable[[int], None]) -> str | None:

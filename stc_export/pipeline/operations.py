@@ -32,9 +32,13 @@ def vit_macs(vision: VisionDims, selection: Selection, recomputed: int) -> int:
     width = vision.width
     keys = recomputed if selection == "gate" else vision.tokens
     projections = (3 * recomputed + keys) * width**2
-    attention = 2 * recomputed * vision.tokens * width
     mlp = 2 * recomputed * width * vision.mlp_width
-    return vision.layers * (projections + attention + mlp)
+    return vision.layers * (projections + mlp) + vit_attention_macs(vision, recomputed)
+
+
+def vit_attention_macs(vision: VisionDims, recomputed: int) -> int:
+    """Both products of attention in all layers of ``vit``: 2 R T C each."""
+    return vision.layers * 2 * recomputed * vision.tokens * vision.width
 
 
 def projector_macs(dims: ModelDims) -> int:
@@ -61,6 +65,11 @@ def llm_macs(text: TextDims, new: int, past: int) -> int:
 def vit_weights(vision: VisionDims) -> int:
     """Elements of the matrices of ``vit``: per layer q, k, v, output 4 C^2 and MLP 2 C mlp."""
     return vision.layers * (4 * vision.width**2 + 2 * vision.width * vision.mlp_width)
+
+
+def vit_outputs(vision: VisionDims) -> int:
+    """Rows of those matrices: per layer q, k, v, output 4 C and MLP C + mlp."""
+    return vision.layers * (5 * vision.width + vision.mlp_width)
 
 
 def llm_layer_outputs(text: TextDims) -> int:

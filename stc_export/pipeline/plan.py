@@ -15,6 +15,7 @@ from stc_export.exporter.prompt import prompt_from_checkpoint
 from stc_export.exporter.weights import check_recipes
 from stc_export.families import find_family
 from stc_export.families.base import Family, FamilyModel
+from stc_export.pipeline.calibration_data import CalibrationTask, find_task
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
 from stc_export.pipeline.precisions import Precisions, check_blocks, keep_layers, read_precisions
@@ -46,6 +47,7 @@ class Prepared:
     prompt: PromptSpec
     split: SplitModel
     parameters: int
+    calibration: CalibrationTask | None
     rounding: Rounding = "nearest"
     kept: tuple[str, ...] = ()
 
@@ -62,6 +64,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     checkpoint = read_checkpoint(source.directory, family.canonical)
     model = family.read(checkpoint.config, source.name)
     preprocessing = read_preprocessing(source.directory, model.dims.vision.image_size)
+    calibration = find_task(request, precisions, source)
     prompt = prompt_from_checkpoint(source.directory, family.chat_template, (family.stop_token,))
     slots = kv_slots(request.policy.memory, model.dims.text.context)
     metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
@@ -106,6 +109,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         parameters=parameters,
         rounding=rounding,
         kept=kept.names,
+        calibration=calibration,
     )
 
 

@@ -7,17 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from stc_calib.schemes import SCHEMES, Scheme
+from stc_calib.schemes import SCHEMES, Arithmetic, Scheme, schemes_of
 from stc_engines.table import Target
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.manifest import PRECISION_DTYPES, DType, Manifest, Precision, QuantisedPrecision, Role
 
 if TYPE_CHECKING:
     from stc_export.exporter.graphs import SplitModel
+    from stc_export.exporter.parity import Computed
     from stc_export.exporter.weights import WeightRecipe
 
 #: All that can be exported, for any target.
 EXPORTED: tuple[str, ...] = (*PRECISION_DTYPES, *get_args(QuantisedPrecision))
+
+
+_BY_DATA: Mapping[Arithmetic, Computed] = {"int8": "int8 by data", "fp8": "fp8 by data"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class Precisions:
     def of(self, role: Role) -> Precision | QuantisedPrecision:
         """Return what a manifest says of the graphs of a role."""
         return self.schemes[role].precision if role in self.schemes else self.floats
+
+    def products(self, role: Role) -> Precision | Arithmetic:
+        """Return what the graphs of a role compute linear layers in."""
+        scheme = self.schemes.get(role)
+        return self.floats if scheme is None or scheme.arithmetic is None else scheme.arithmetic
+
+    def computed(self, role: Role) -> Computed:
+        """Return what decides how exact the graphs of a role are."""
+        scheme = self.schemes.get(role)
+        if scheme is None or scheme.arithmetic is None:
+            return self.floats
+        return _BY_DATA[scheme.arithmetic] if scheme.calibrated else "int8"
 
     @property
     def text(self) -> str:
@@ -68,7 +84,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
     for role, name in wanted.items():
         _check_role(role, name, floats, target)
     schemes: dict[Role, Scheme] = {}
-    for known, named in SCHEMES[target.backend.kind].items():
+    for known, named in schemes_of(target.backend).items():
         name = wanted.get(known, general)
         if name in named:
             schemes[known] = named[name]
@@ -181,8 +197,7 @@ def _check_role(role: str, name: str, floats: Precision, target: Target) -> None
             f"--precision asks for {role}={name} in an {floats} bundle: what graphs hand each other has one type.",
             f"Name {name} for all graphs, e.g. {name},llm=int4.",
         )
-    schemes = SCHEMES[target.backend.kind]
-    known = (floats, *(one for other, named in schemes.items() if other == role for one in named))
+    known = (floats, *(one for other, named in schemes_of(target.backend).items() if other == role for one in named))
     if name not in known:
         raise UnsupportedError(f"The {role} graphs of {target.name} cannot be {name}.", nearest(name, known))
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from stc_calib.schemes import Scheme
 from stc_export.exporter.weights import WeightRecipe, WrittenFile
 from stc_export.spec import codec
-from stc_export.spec.calibration import RECORD_NAME, SCHEMA, FoldedScales, RoundedFile, RoundingRecord
+from stc_export.spec.calibration import (
+    RECORD_NAME,
+    SCHEMA,
+    ActivationRecord,
+    FoldedScales,
+    RoundedFile,
+    RoundingRecord,
+)
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,12 @@ class Told:
     Attributes:
         kept: Layers that were left as they are.
         folded: Scales of AWQ.
+        activations: Scales of activations, if there are any.
     """
 
     kept: tuple[str, ...] = ()
     folded: tuple[FoldedScales, ...] = ()
+    activations: ActivationRecord | None = None
 
 
 def write_record(
@@ -41,7 +50,7 @@ def write_record(
     if not rows:
         return ()
     (root / RECORD_NAME).parent.mkdir()
-    (root / RECORD_NAME).write_text(codec.to_json(RoundingRecord(SCHEMA, rows)), encoding="utf-8")
+    (root / RECORD_NAME).write_text(codec.to_json(RoundingRecord(SCHEMA, rows, told.activations)), encoding="utf-8")
     return (RECORD_NAME,)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stc_engines.lint.finding import Finding
-from stc_export.spec.calibration import RoundedFile
+from stc_export.spec.calibration import ActivationRecord, RoundedFile
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.footage import SILENCE_S
 from stc_export.spec.manifest import Manifest
@@ -32,6 +32,7 @@ class BuildRequest:
         attention: Whether it has the attention that tokens received, and the pruning methods that use it.
         rounding: How weights of few bits are rounded: ``nearest`` or ``awq``.
         keep_precision: Patterns of names of layers that are not rounded, e.g. ``llm.layers.0.*``.
+        calib: Folder or video from which scales of activations are chosen.
     """
 
     model: str
@@ -45,6 +46,7 @@ class BuildRequest:
     attention: bool = False
     rounding: str = "nearest"
     keep_precision: tuple[str, ...] = ()
+    calib: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -496,6 +498,7 @@ class InspectResult:
         ok: Nothing is missing or altered.
         rounded: What rounding weights to few bits did, one row per weight file.
         tuned: The policy that was tuned for it; ``None`` where there is none that can be read.
+        activations: Scales of activations and what they were chosen from, if there are any.
     """
 
     bundle: Path
@@ -509,3 +512,4 @@ class InspectResult:
     ok: bool
     rounded: tuple[RoundedFile, ...] = ()
     tuned: TunedPolicy | None = None
+    activations: ActivationRecord | None = None

@@ -1,4 +1,4 @@
-"""What rounding weights to few bits did: ``calib/record.json`` of a bundle, schema ``stc.calib/1``."""
+"""What rounding did, and what scales were chosen from: ``calib/record.json`` of a bundle, schema ``stc.calib/1``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from stc_export.spec import codec
 from stc_export.spec.errors import BundleError
 from stc_export.spec.files import read_text
+from stc_export.spec.manifest import Manifest, PreprocessSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +17,8 @@ SCHEMA = "stc.calib/1"
 RECORD_NAME = "calib/record.json"
 #: A record of a 100-layer model is about 50 kB.
 _MAX_BYTES = 1024 * 1024
+#: Characters of a path that an error shows.
+_SHOWN = 80
 
 
 #: To the nearest, or to the nearest after scales of AWQ were folded in.
@@ -92,11 +95,65 @@ class RoundedFile:
 
 
 @dataclass(frozen=True)
+class LayerStep:
+    """What a step of a layer's input is worth: the input is divided by it and rounded; ``name`` is the weight's."""
+
+    name: str
+    step: float
+
+
+@dataclass(frozen=True)
+class GraphDigest:
+    """A graph by its path in the bundle, with its SHA-256."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ActivationRecord:
+    """Scales of activations, what they were chosen from, and which graphs they belong to.
+
+    Attributes:
+        arithmetic: What activations are rounded to: ``int8`` or ``fp8``.
+        data: Name of the data.
+        data_sha256: Digest of the frames, size and pixels of each.
+        frames: How many frames.
+        full_passes: Full passes that were seen.
+        selective_passes: Selective passes that were seen.
+        preprocess: How frames were resized.
+        mean: Per channel, for pixels in 0..1.
+        std: Per channel.
+        graphs: Graphs with these scales in them.
+        steps: The scales.
+    """
+
+    arithmetic: Literal["int8", "fp8"]
+    data: str
+    data_sha256: str
+    frames: int
+    full_passes: int
+    selective_passes: int
+    preprocess: PreprocessSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    graphs: tuple[GraphDigest, ...]
+    steps: tuple[LayerStep, ...]
+
+
+@dataclass(frozen=True)
 class RoundingRecord:
-    """All rounded weights of a bundle."""
+    """All that is rounded in a bundle.
+
+    Attributes:
+        schema: ``stc.calib/1``.
+        files: Rounded weights.
+        activations: Scales of activations; ``None`` where none are rounded, or each by its own largest value.
+    """
 
     schema: str
     files: tuple[RoundedFile, ...]
+    activations: ActivationRecord | None = None
 
 
 def read_record(bundle: Path) -> RoundingRecord:
@@ -113,3 +170,38 @@ def read_record(bundle: Path) -> RoundingRecord:
     if record.schema != SCHEMA:
         raise BundleError(f'"{path}" has schema "{record.schema[:40]}", expected "{SCHEMA}".', "Update stc-export.")
     return record
+
+
+def check_scales(record: RoundingRecord, manifest: Manifest) -> None:
+    """Check that scales of activations were chosen for the graphs and the preprocessing of a bundle.
+
+    Args:
+        record: Its record.
+        manifest: Its manifest, whose digests of files are those of the files.
+
+    Raises:
+        BundleError: They were not.
+    """
+    chosen = record.activations
+    if chosen is None:
+        return
+    fix = "Build the bundle again: scales are chosen anew."
+    digests = {entry.path: entry.sha256 for entry in manifest.files}
+    for graph in chosen.graphs:
+        found = digests.get(graph.file, "none")
+        if found != graph.sha256:
+            raise BundleError(
+                f'The scales of activations were chosen for "{graph.file[:_SHOWN]}" with SHA-256 {graph.sha256[:12]}, '
+                f"the bundle has {found[:12]}.",
+                fix,
+            )
+    if chosen.preprocess != manifest.preprocess:
+        raise BundleError(
+            f"The scales of activations were chosen for frames of {_text(chosen.preprocess)}, the bundle has frames of "
+            f"{_text(manifest.preprocess)}.",
+            fix,
+        )
+
+
+def _text(spec: PreprocessSpec) -> str:
+    return f"{spec.size} x {spec.size} pixels ({spec.resample})"

@@ -39,8 +39,9 @@ _GRAPH_END = ".onnx"
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
 DType = Literal["float32", "float16", "bfloat16", "int64", "uint8"]
 Precision = Literal["fp32", "fp16", "bf16"]
-#: Precisions of the weights of one graph, in a bundle of any of the above; ``-128``: 128 weights share a scale, not 32.
-QuantisedPrecision = Literal["int4", "int4-128", "int8"]
+#: Precisions of the weights of one graph, in a bundle of any of the above; ``-128``: 128 weights share a scale, not 32;
+#: ``fp8``: E4M3 of ONNX, numbers of 8 bits with an exponent.
+QuantisedPrecision = Literal["int4", "int4-128", "int8", "fp8"]
 Flavour = Literal["base", "modern"]
 HistoryKind = Literal["none", "window", "mean", "last"]
 

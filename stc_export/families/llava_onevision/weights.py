@@ -6,6 +6,7 @@ Canonical names are those that ``save_pretrained`` of transformers 5 writes; :fu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def weight_files(
     """
     dtype = form.dtype
     return {
-        VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype)),
+        VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype, form.schemes.get("vit"))),
         PROJECTOR: _projector(config, dtype),
         LLM: _decoder(config, dtype, form.schemes.get("llm")),
         EMBED: _embed(config, dtype),
@@ -82,32 +83,37 @@ def _per_pixel(name: str, channels: NDArray[np.float64], patch: int) -> WeightRe
     return WeightRecipe(name, "float32", values.shape, values=values)
 
 
-def _vision(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+def _vision(config: LlavaConfig, dtype: DType, scheme: Scheme | None) -> tuple[WeightRecipe, ...]:
     vision = config.dims.vision
     width = vision.width
     rows: list[WeightRecipe] = [
         WeightRecipe("position", dtype, (vision.tokens, width), ("vision_tower.embeddings.position_embedding.weight",))
     ]
     for i in range(vision.layers):
-        layer = f"vision_tower.encoder.layers.{i}"
-        for kind, tail in (("weight", (width,)), ("bias", ())):
-            # Order q, v, k: the first two thirds serve the selections that project keys for other tokens than q and v.
-            sources = tuple(f"{layer}.self_attn.{p}_proj.{kind}" for p in "qvk")
-            parts = {f"layers.{i}.qv.{kind}": (0, 2 * width), f"layers.{i}.k.{kind}": (2 * width, width)}
-            rows.append(WeightRecipe(f"layers.{i}.qvk.{kind}", dtype, (3 * width, *tail), sources, parts=parts))
-        rows += [
-            WeightRecipe(f"layers.{i}.out.weight", dtype, (width, width), (f"{layer}.self_attn.out_proj.weight",)),
-            WeightRecipe(f"layers.{i}.out.bias", dtype, (width,), (f"{layer}.self_attn.out_proj.bias",)),
-            WeightRecipe(f"layers.{i}.fc1.weight", dtype, (vision.mlp_width, width), (f"{layer}.mlp.fc1.weight",)),
-            WeightRecipe(f"layers.{i}.fc1.bias", dtype, (vision.mlp_width,), (f"{layer}.mlp.fc1.bias",)),
-            WeightRecipe(f"layers.{i}.fc2.weight", dtype, (width, vision.mlp_width), (f"{layer}.mlp.fc2.weight",)),
-            WeightRecipe(f"layers.{i}.fc2.bias", dtype, (width,), (f"{layer}.mlp.fc2.bias",)),
-        ]
+        layer, name, mlp = f"vision_tower.encoder.layers.{i}", f"layers.{i}", vision.mlp_width
+        # Order q, v, k: the first two thirds serve the selections that project keys for other tokens than q and v.
+        qvk = tuple(f"{layer}.self_attn.{p}_proj" for p in "qvk")
+        for row in _linear(f"{name}.qvk", dtype, (3 * width, width), qvk, scheme):
+            kind = row.name.rpartition(".")[2]
+            parts = {f"{name}.qv.{kind}": (0, 2 * width), f"{name}.k.{kind}": (2 * width, width)}
+            rows.append(replace(row, parts=parts))
+        rows += _linear(f"{name}.out", dtype, (width, width), (f"{layer}.self_attn.out_proj",), scheme)
+        rows += _linear(f"{name}.fc1", dtype, (mlp, width), (f"{layer}.mlp.fc1",), scheme)
+        rows += _linear(f"{name}.fc2", dtype, (width, mlp), (f"{layer}.mlp.fc2",), scheme)
         for norm in ("1", "2"):
             for kind in ("weight", "bias"):
-                name, source = f"layers.{i}.norm{norm}.{kind}", f"{layer}.layer_norm{norm}.{kind}"
-                rows.append(WeightRecipe(name, "float32", (width,), (source,)))
+                source = f"{layer}.layer_norm{norm}.{kind}"
+                rows.append(WeightRecipe(f"{name}.norm{norm}.{kind}", "float32", (width,), (source,)))
     return tuple(rows)
+
+
+def _linear(
+    name: str, dtype: DType, shape: tuple[int, int], sources: tuple[str, ...], scheme: Scheme | None
+) -> tuple[WeightRecipe, WeightRecipe]:
+    """Weight [out, in], rounded if there is a scheme, and bias [out] of a layer."""
+    weights, biases = (tuple(f"{source}.{kind}" for source in sources) for kind in ("weight", "bias"))
+    weight = WeightRecipe(f"{name}.weight", dtype, shape, weights, scheme=scheme)
+    return weight, WeightRecipe(f"{name}.bias", dtype, shape[:1], biases)
 
 
 def _projector(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:

@@ -25,10 +25,10 @@ def written(recorder: GoldenRecorder, root: Path) -> Goldens:
 
 
 def test_zeros_and_outputs_of_the_case_before_are_not_stored(tmp_path: Path) -> None:
-    recorder = GoldenRecorder("fp32", "a backend")
+    recorder = GoldenRecorder("a backend")
     out = np.arange(12, dtype=np.float32).reshape(3, 4)
-    recorder.add(case("first", x=np.ones(4, np.float32), state=np.zeros((3, 4), np.float32)), {"new": out})
-    recorder.add(case("second", x=np.ones(4, np.float32), state=out.reshape(1, 3, 4)), {"new": out})
+    recorder.add(case("first", x=np.ones(4, np.float32), state=np.zeros((3, 4), np.float32)), {"new": out}, "fp32")
+    recorder.add(case("second", x=np.ones(4, np.float32), state=out.reshape(1, 3, 4)), {"new": out}, "fp32")
     goldens = written(recorder, tmp_path)
     first, second = goldens.index.cases
     assert [(fed.offset_bytes is None, fed.output) for fed in first.inputs] == [(False, None), (True, None)]
@@ -43,18 +43,18 @@ def test_zeros_and_outputs_of_the_case_before_are_not_stored(tmp_path: Path) -> 
 
 
 def test_output_of_another_graph_is_stored(tmp_path: Path) -> None:
-    recorder = GoldenRecorder("fp32", "a backend")
+    recorder = GoldenRecorder("a backend")
     out = np.arange(4, dtype=np.float32)
-    recorder.add(case("first", x=np.ones(4, np.float32)), {"y": out})
-    recorder.add(case("first", graph="graphs/b.onnx", x=out), {"y": out + 1})
+    recorder.add(case("first", x=np.ones(4, np.float32)), {"y": out}, "fp32")
+    recorder.add(case("first", graph="graphs/b.onnx", x=out), {"y": out + 1}, "fp32")
     fed = written(recorder, tmp_path).index.cases[1].inputs[0]
     assert (fed.output, fed.offset_bytes is None) == (None, False)
 
 
 def test_large_output_is_sampled_and_keeps_its_scale(tmp_path: Path) -> None:
-    recorder = GoldenRecorder("fp16", "a backend")
+    recorder = GoldenRecorder("a backend")
     out = np.random.default_rng(0).normal(size=(100, 100)).astype(np.float16)
-    recorder.add(case("first", x=np.ones(1, np.float32)), {"y": out})
+    recorder.add(case("first", x=np.ones(1, np.float32)), {"y": out}, "fp16")
     goldens = written(recorder, tmp_path)
     row = goldens.index.cases[0].outputs[0]
     assert (row.stride, row.count, row.kind, row.tolerance) == (2, 5000, "numbers", 2e-2)
@@ -63,9 +63,9 @@ def test_large_output_is_sampled_and_keeps_its_scale(tmp_path: Path) -> None:
 
 
 def test_ranking_and_the_rows_that_belong_to_it_are_stored_whole(tmp_path: Path) -> None:
-    recorder = GoldenRecorder("fp32", "a backend")
+    recorder = GoldenRecorder("a backend")
     found = {"rows": np.ones((2, 9000), np.float32), "kept": np.array([3, 5]), "entry": np.ones(7, np.float32)}
-    recorder.add(case("third", rankings=frozenset({"kept"}), x=np.ones(1, np.float32)), found)
+    recorder.add(case("third", rankings=frozenset({"kept"}), x=np.ones(1, np.float32)), found, "fp32")
     rows = {row.name: row for row in written(recorder, tmp_path).index.cases[0].outputs}
     assert {name: row.kind for name, row in rows.items()} == {"rows": "rows", "kept": "ranking", "entry": "numbers"}
     assert rows["rows"].stride == 1
@@ -73,7 +73,7 @@ def test_ranking_and_the_rows_that_belong_to_it_are_stored_whole(tmp_path: Path)
 
 
 def test_graph_that_did_not_run_whole_is_named_once(tmp_path: Path) -> None:
-    recorder = GoldenRecorder("fp32", "a backend")
+    recorder = GoldenRecorder("a backend")
     recorder.leave_out("graphs/llm.onnx")
     recorder.leave_out("graphs/llm.onnx")
     goldens = written(recorder, tmp_path)

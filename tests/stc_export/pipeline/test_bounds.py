@@ -108,6 +108,22 @@ def test_weights_of_few_bits_count_codes_and_scales(backend: Any, precision: str
         assert (bound.macs, bound.moved_bytes) == (plain[stage].macs, plain[stage].moved_bytes - saved)
 
 
+def test_whole_numbers_bound_the_linear_layers_of_the_vit_alone() -> None:
+    """Attention, 2 x 16 x 16 x 4 in each of two layers, stays at 1e12 operations a second, 4,096 others go at 4e12."""
+    target = replace(
+        DEVICE, bandwidth_bytes_per_s=None, dense_throughput=(Throughput("fp16", 1.0), Throughput("int8", 4.0))
+    )
+    few = bounds(target, precisions=Precisions("fp16", {"vit": SCHEMES["ort"]["vit"]["int8"]}))
+    assert few["vit full"].ms == pytest.approx((2 * 4096 / 4e12 + 2 * 4096 / 1e12) * 1e3)
+    plain = bounds(target)
+    assert plain["vit full"].ms == pytest.approx(2 * 8192 / 1e12 * 1e3)
+    assert {name: few[name].ms for name in few if "vit" not in name} == {
+        name: plain[name].ms for name in plain if "vit" not in name
+    }
+    # A layer has 4 x 16 + 2 x 32 weights, and 3 x 4 + 4 + 8 + 4 rows with a scale each.
+    assert plain["vit full"].moved_bytes - few["vit full"].moved_bytes == 2 * (128 * 2 - 128 - 28 * 2)
+
+
 @pytest.mark.parametrize(("budget", "runs", "given_tokens"), [("dycoke", 1, 2), ("vidcom2", 2, 6), ("dtd", 2, 6)])
 def test_budget_that_looks_at_the_tokens_runs_the_pruner_twice(budget: Budget, runs: int, given_tokens: int) -> None:
     plain, found = bounds(), bounds(policy=replace(POLICY, pruner=PrunerPolicy(keep=0.5, budget=budget)))

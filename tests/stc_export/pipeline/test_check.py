@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from stc_export.demo.checkpoint import CheckpointOptions, write_checkpoint
 from stc_export.exporter.graphs import graph_entry
 from stc_export.exporter.journal import journal_of
 from stc_export.exporter.trace import trace
-from stc_export.exporter.weights import StoredTensor, write_weights
+from stc_export.exporter.weights import StoredTensor, WeightRecipe, layout, write_weights
 from stc_export.families.base import LayerSample
 from stc_export.families.llava_onevision.model import LlavaOnevision
 from stc_export.pipeline import check as module
-from stc_export.pipeline.check import check_parity, layer_sample, read_weight, run_layers
+from stc_export.pipeline.check import _sampled_steps, check_parity, layer_sample, read_weight, run_layers
 from stc_export.pipeline.estimate import stored_files
+from stc_export.spec.calibration import LayerStep
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
 from stc_export.spec.manifest import GraphEntry, GraphParity
 from stc_export.spec.progress import Silent
@@ -126,7 +128,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def check(ready: Prepared, root: Path) -> dict[str, GraphParity]:
-    reports = check_parity(ready, entries(ready), root, Silent()).parity
+    reports = check_parity(ready, entries(ready), None, root, Silent()).parity
     return {f"{report.graph.removeprefix('graphs/')} {report.case}": report for report in reports}
 
 
@@ -230,3 +232,11 @@ def test_sampled_check_with_traced_graphs_passes(tmp_path: Path, monkeypatch: py
     assert module.trace is trace
     assert all(report.passed for report in reports.values())
     assert reports["llm.onnx prefill"].layers == "sample 0, 3, 5 of 6, 26 of 512 outputs"
+
+
+def test_scales_of_sampled_layers_are_those_of_the_same_bytes() -> None:
+    recipes = tuple(WeightRecipe(f"layers.{i}.fc1.weight", "float32", (4, 8), ("a",)) for i in range(3))
+    whole = {"v": layout("v", recipes)}
+    sampled = {"v": {"layers.0.fc1.weight": whole["v"]["layers.2.fc1.weight"]}}
+    scales: Any = SimpleNamespace(steps=[LayerStep(f"layers.{i}.fc1.weight", 0.5 + i) for i in range(3)])
+    assert _sampled_steps(scales, whole, sampled) == {"layers.0.fc1.weight": 2.5}

@@ -14,12 +14,20 @@ MEANINGS = [
     ("cpu", None, "fp32"),
     ("cpu", "int4", "fp32, llm int4"),
     ("cpu", "llm=int8", "fp32, llm int8"),
+    ("cpu", "int8", "fp32, vit int8, llm int8"),
+    ("cpu", "fp16,vit=int8", "fp16, vit int8"),
+    ("cpu", "vit=int8,llm=int4", "fp32, vit int8, llm int4"),
     ("cpu", "fp16,llm=int4-128", "fp16, llm int4-128"),
     ("cpu", "int4, vit=fp32", "fp32, llm int4"),
     ("cpu", "int4,llm=fp32", "fp32"),
     ("jetson", "int4", "fp16, llm int4"),
     ("jetson", "bf16,llm=int8", "bf16, llm int8"),
     ("rtx", "llm=int4,vit=fp16", "fp16, llm int4"),
+    ("cuda", "int8", "fp16, llm int8"),
+    ("jetson", "int8", "fp16, vit int8, llm int8"),
+    ("rtx", "bf16,vit=int8", "bf16, vit int8"),
+    ("h200", "fp8", "fp16, vit fp8"),
+    ("jetson-thor-t5000", "vit=fp8,llm=int4", "fp16, vit fp8, llm int4"),
 ]
 
 
@@ -53,11 +61,11 @@ REFUSED: list[tuple[str, str, type[StcError], str, str]] = [
         OF_CPU,
     ),
     (
-        "h200",
-        "fp8",
+        "b200",
+        "fp4",
         UnsupportedError,
-        'Precision "fp8" cannot be exported yet.',
-        f"Known: fp32, fp16, bf16, {FEW}",
+        'Precision "fp4" cannot be exported yet.',
+        "Known: fp32, fp16, bf16, int4, int4-128, int8, fp8.",
     ),
     ("cpu", "", UnsupportedError, 'Target cpu has no precision "".', OF_CPU),
     (
@@ -68,7 +76,15 @@ REFUSED: list[tuple[str, str, type[StcError], str, str]] = [
         'Did you mean "llm"? Known: ',
     ),
     ("rtx", "pruner=int4", UnsupportedError, "The pruner graphs of rtx cannot be int4.", "Known: fp16."),
-    ("rtx", "vit=int8", UnsupportedError, "The vit graphs of rtx cannot be int8.", "Known: fp16."),
+    ("cuda", "vit=int8", UnsupportedError, "The vit graphs of cuda cannot be int8.", "Known: fp16."),
+    ("h200", "llm=fp8", UnsupportedError, "The llm graphs of h200 cannot be fp8.", f"Known: fp16, {FEW}"),
+    (
+        "jetson-orin-nano-8gb",
+        "vit=fp8",
+        UnsupportedError,
+        'Target jetson-orin-nano-8gb has no precision "fp8".',
+        f"Known: fp32, fp16, bf16, {FEW}",
+    ),
     (
         "cpu",
         "vit=fp16",
