@@ -19,6 +19,8 @@ from stc_export.validate.types import ClipOutcome, Setting, TaskClip
 
 PLAN, RESULTS = "plan.json", "results.jsonl"
 _MOST_PLAN_BYTES = 16 * 1024 * 1024
+#: Names of settings that a message lists.
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ def _differences(found: Plan, plan: Plan) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " | ".join(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return " | ".join(names[:_SHOWN]) + more
 
 
 def _complete(data: bytes, folder: Path, flag: str) -> ReadRows:
