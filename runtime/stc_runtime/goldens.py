@@ -25,7 +25,7 @@ from stc_export.spec.goldens import (
 from stc_export.spec.manifest import DType, GraphParity, OutputParity
 from stc_runtime.backends.base import Arrays, Engine
 from stc_runtime.dtypes import carrier
-from stc_runtime.parity import Expectation, compare_numbers, compare_rankings, worst_of_layers
+from stc_runtime.parity import COMPARED, Expectation, worst_of_layers
 
 Array = NDArray[Any]
 
@@ -128,17 +128,14 @@ def _compare(goldens: Goldens, case: Golden, found: Mapping[str, Array]) -> Iter
     wanted = None if ranking is None else _stored(goldens, ranking)
     for row in case.outputs:
         expected, got = _stored(goldens, row), found[row.name]
-        if row.kind == "ranking":
-            yield compare_rankings(Expectation(row.name, expected, row.tolerance, row.scale), got)
-            continue
-        if got.shape != row.shape:
+        if row.kind != "ranking" and got.shape != row.shape:
             got = np.full(0, np.nan)  # compares as another shape does
         elif row.kind == "rows" and ranking is not None and wanted is not None:
             _, ours, theirs = np.intersect1d(wanted, found[ranking.name], return_indices=True)
             expected, got = expected.reshape(row.shape)[ours], got[theirs]
         else:
             got = got.ravel()[:: row.stride]
-        yield compare_numbers(Expectation(row.name, expected, row.tolerance, row.scale), got)
+        yield COMPARED[row.kind](Expectation(row.name, expected, row.tolerance, row.scale), got)
 
 
 def _stored(goldens: Goldens, row: GoldenOutput) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_export.spec.goldens import Kind
 from stc_export.spec.manifest import OutputParity
 from stc_runtime.dtypes import widened
 
@@ -52,12 +53,27 @@ def compare_numbers(expected: Expectation, found: NDArray[Any]) -> OutputParity:
     return OutputParity(expected.name, error, relative, cosine, expected.tolerance, passed=passed)
 
 
+def compare_sorted(expected: Expectation, found: NDArray[Any]) -> OutputParity:
+    """Compare two arrays whose elements stand in the order of a ranking: in ascending order."""
+    wanted = replace(expected, values=np.sort(widened(expected.values).ravel()))
+    return compare_numbers(wanted, np.sort(widened(found).ravel()))
+
+
 def compare_rankings(expected: Expectation, found: NDArray[Any]) -> OutputParity:
     """Compare two sets of indices; ``max_rel`` is the share of the expected ones that is missing."""
     missing = len(set(expected.values.ravel().tolist()) - set(found.ravel().tolist()))
     share = missing / max(1, expected.values.size)
     passed = share <= expected.tolerance
     return OutputParity(expected.name, float(missing), share, 1.0 - share, expected.tolerance, passed=passed)
+
+
+#: By how an output is compared; rows are numbers once those that belong together stand beside each other.
+COMPARED: Mapping[Kind, Callable[[Expectation, NDArray[Any]], OutputParity]] = {
+    "numbers": compare_numbers,
+    "rows": compare_numbers,
+    "ranking": compare_rankings,
+    "sorted": compare_sorted,
+}
 
 
 def worst_of_layers(rows: Iterable[OutputParity]) -> tuple[OutputParity, ...]:

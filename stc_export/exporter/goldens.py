@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stc_export.exporter.parity import RANKING_TOLERANCES, TOLERANCES, ParityCase
 from stc_export.spec import codec
-from stc_export.spec.goldens import DATA_NAME, INDEX_NAME, Golden, GoldenIndex, GoldenInput, GoldenOutput, Kind
+from stc_export.spec.goldens import DATA_NAME, INDEX_NAME, Golden, GoldenIndex, GoldenInput, GoldenOutput
 from stc_export.spec.manifest import Precision
 from stc_runtime.dtypes import declared
 from stc_runtime.parity import largest
@@ -73,10 +73,9 @@ class GoldenRecorder:
         return GoldenInput(name, dtype, shape, offset_bytes=self._store(value))
 
     def _output(self, case: ParityCase, name: str, value: Array) -> GoldenOutput:
-        kind: Kind = "numbers"
-        if name in case.rankings:
-            kind = "ranking"
-        elif case.rankings and value.ndim > 1 and value.shape[0] == len(case.expected[next(iter(case.rankings))]):
+        kind = case.kind(name)
+        kept = [len(case.expected[ranking]) for ranking in case.rankings]
+        if kind == "numbers" and value.ndim > 1 and [value.shape[0]] == kept:
             kind = "rows"
         stride = max(1, value.size // _SAMPLE) if kind == "numbers" else 1
         tolerance = (RANKING_TOLERANCES if kind == "ranking" else TOLERANCES)[self._precision]

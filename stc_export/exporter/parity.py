@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from stc_export.spec.goldens import Kind
 from stc_export.spec.manifest import GraphParity, Precision
-from stc_runtime.parity import Expectation, compare_numbers, compare_rankings, largest, worst_of_layers
+from stc_runtime.parity import COMPARED, Expectation, largest, worst_of_layers
 
 #: Largest error that passes, relative to the largest absolute value of the reference.
 #: fp32: random and real-size models measured 1e-6 to 2e-5 (sums in another order). fp16 against fp32: one rounding is
@@ -32,6 +33,7 @@ class ParityCase:
         feeds: Inputs of the graph.
         expected: Expected outputs, in float32 or int64. Outputs that are absent are not compared.
         rankings: Names of expected outputs that are sets of indices.
+        ranked: Names of those whose numbers stand in the order of a ranking, and are compared in ascending order.
     """
 
     graph: str
@@ -40,6 +42,11 @@ class ParityCase:
     feeds: Arrays
     expected: Arrays
     rankings: frozenset[str] = frozenset()
+    ranked: frozenset[str] = frozenset()
+
+    def kind(self, name: str) -> Kind:
+        """How an output is compared."""
+        return "ranking" if name in self.rankings else "sorted" if name in self.ranked else "numbers"
 
 
 def compare(case: ParityCase, found: Arrays, precision: Precision, layers: str) -> GraphParity:
@@ -53,7 +60,7 @@ def compare(case: ParityCase, found: Arrays, precision: Precision, layers: str) 
     """
     rows = []
     for name, expected in case.expected.items():
-        tolerance = (RANKING_TOLERANCES if name in case.rankings else TOLERANCES)[precision]
-        how = compare_rankings if name in case.rankings else compare_numbers
-        rows.append(how(Expectation(name, expected, tolerance, largest(expected)), found[name]))
+        kind = case.kind(name)
+        tolerance = (RANKING_TOLERANCES if kind == "ranking" else TOLERANCES)[precision]
+        rows.append(COMPARED[kind](Expectation(name, expected, tolerance, largest(expected)), found[name]))
     return GraphParity(case.graph, case.name, case.reference, layers, worst_of_layers(rows))

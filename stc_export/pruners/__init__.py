@@ -44,6 +44,7 @@ class PrunerMethod:
             the last layer of the ViT ``attention`` float32 [T] and ``keys`` [heads, T, d], which the family pools like
             the tokens: the module gets float32 [M], and their mean over heads float32 [M, d].
         outputs: Outputs in order: ``visual_tokens`` [K, D], ``kept_indices`` int64 [K], ``history_entry`` float32 [E].
+        ranked: Outputs whose elements stand in the order of a ranking: nearly equal scores swap places by rounding.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PrunerMethod:
     history_width: Callable[[ModelDims], int]
     inputs: tuple[PrunerInput, ...]
     outputs: tuple[PrunerOutput, ...]
+    ranked: frozenset[PrunerOutput] = frozenset()
 
 
 PRUNERS: tuple[PrunerMethod, ...] = (
@@ -78,6 +80,7 @@ PRUNERS: tuple[PrunerMethod, ...] = (
         history_width=lambda dims: selected_channels(dims.text.width),
         inputs=("history", "history_weights", "carrier"),
         outputs=("visual_tokens", "kept_indices", "history_entry"),
+        ranked=frozenset({"history_entry"}),
     ),
     PrunerMethod(
         name="stc_dual_anchor",

@@ -22,9 +22,10 @@ MAX_INDEX_BYTES = 16 * 1024 * 1024
 #: Largest tensor that a case may ask for, in elements: a cached layer of the largest ViT has two million.
 MAX_ELEMENTS = 1 << 28
 
-#: How an output is compared: as numbers; as a set of indices, in no matter which order; or as rows that belong to the
-#: indices of the case's ranking, of which those are compared whose index both have.
-Kind = Literal["numbers", "ranking", "rows"]
+#: How an output is compared: as numbers; as a set of indices, in no matter which order; as rows that belong to the
+#: indices of the case's ranking, of which those are compared whose index both have; or as numbers in ascending order,
+#: where a ranking gave them theirs.
+Kind = Literal["numbers", "ranking", "rows", "sorted"]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.narrow import compute_in_float32
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.families.llava_onevision.split import split_model
+from stc_export.pruners import pruner_method
 from stc_export.spec.manifest import Role
 from stc_runtime.dtypes import carrier, declared, narrowed, widened
 
@@ -189,6 +190,7 @@ class _Checker:
             feeds,
             {**expected, "visual_tokens": rows},
             frozenset({"kept_indices"}),
+            frozenset(pruner_method(graph.variant).ranked),
         )
 
     def llm(self, graph: GraphDef) -> Iterator[ParityCase]:

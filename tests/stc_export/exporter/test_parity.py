@@ -76,6 +76,16 @@ def test_ranking_is_compared_as_a_set() -> None:
     assert (found.max_abs, found.max_rel, found.passed) == (1.0, pytest.approx(1 / 3), False)
 
 
+@pytest.mark.parametrize(
+    ("found", "passed"), [([5.0, 1.0, -8.0], True), ([5.0, 1.0, -7.0], False), ([5.0, 1.0], False)]
+)
+def test_numbers_in_the_order_of_a_ranking_may_change_places_but_not_values(found: list[float], passed: bool) -> None:
+    case = ParityCase("g", "c", "module", {}, {"entry": np.array([1.0, 5.0, -8.0])}, frozenset(), frozenset({"entry"}))
+    (only,) = compare(case, {"entry": np.array(found)}, "fp32", "all").outputs
+    assert only.passed is passed
+    assert row(found, [1.0, 5.0, -8.0]).passed is False
+
+
 @pytest.mark.parametrize(("missing", "passed"), [(2, True), (3, False)])
 def test_ranking_of_a_hundred_may_miss_two_in_fp32(missing: int, passed: bool) -> None:
     found = [*range(100 - missing), *range(200, 200 + missing)]
