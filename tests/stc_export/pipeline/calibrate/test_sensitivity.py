@@ -19,6 +19,7 @@ from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import UsageError
 from stc_export.spec.progress import Silent
+from tests.stc_export.pipeline.small_bundle import write_small_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +142,8 @@ def test_precision_that_rounds_nothing_is_refused(even_checkpoint: Path, tmp_pat
         run_sensitivity(SensitivityRequest(str(even_checkpoint), precision="fp32", out=tmp_path / "x.json"), Silent())
 
 
-def test_bundle_whose_checkpoint_is_not_known_asks_for_it(even_bundle_int4: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a bundle does not hold its checkpoint") as caught:
-        run_sensitivity(SensitivityRequest(str(even_bundle_int4), out=tmp_path / "x.json"), Silent())
+def test_bundle_whose_checkpoint_is_not_known_asks_for_it(tmp_path: Path) -> None:
+    bundle = write_small_bundle(tmp_path / "x.stc")
+    with pytest.raises(UsageError, match='The bundle was built from "tiny", and a bundle does not hold') as caught:
+        run_sensitivity(SensitivityRequest(str(bundle), out=tmp_path / "x.json"), Silent())
     assert caught.value.fix == "Give the checkpoint in place of the bundle."
