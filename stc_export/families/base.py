@@ -23,10 +23,12 @@ class LayerSample:
     Attributes:
         vision: Indices of ViT layers.
         text: Indices of decoder layers.
+        outputs: Rows of the output matrix, from the first.
     """
 
     vision: tuple[int, ...]
     text: tuple[int, ...]
+    outputs: int
 
 
 #: Weight file -> name -> place.

@@ -97,7 +97,10 @@ def check_parity(
 
 
 def layer_sample(dims: ModelDims, limit_bytes: int) -> LayerSample:
-    """Return the layers to check: all of a part that fits ``limit_bytes`` as float32, else first, middle, last."""
+    """Return the layers to check: all of a part that fits ``limit_bytes`` as float32, else first, middle, last.
+
+    Of an output matrix that takes more than half of that it has the rows that an eighth holds.
+    """
     vision, text = dims.vision, dims.text
     vit = vision.layers * vision.width * (4 * vision.width + 2 * vision.mlp_width)
     llm = (
@@ -105,7 +108,11 @@ def layer_sample(dims: ModelDims, limit_bytes: int) -> LayerSample:
         * text.width
         * (2 * text.heads * text.head_dim + 2 * text.kv_heads * text.head_dim + 3 * text.mlp_width)
     )
-    return LayerSample(_sample(vision.layers, vit * 4, limit_bytes), _sample(text.layers, llm * 4, limit_bytes))
+    row = 4 * text.width
+    outputs = text.vocab if text.vocab * row <= limit_bytes // 2 else max(1, limit_bytes // 8 // row)
+    return LayerSample(
+        _sample(vision.layers, vit * 4, limit_bytes), _sample(text.layers, llm * 4, limit_bytes), outputs
+    )
 
 
 def _sample(layers: int, size_bytes: int, limit_bytes: int) -> tuple[int, ...]:
@@ -120,7 +127,7 @@ class RunLayers:
 
     Attributes:
         all: Whether it was all of them.
-        text: For a report, e.g. ``all 26`` or ``sample 0, 13, 25 of 26``.
+        text: For a report, e.g. ``all 26``, ``sample 0, 13, 25 of 26`` or ``all 24, 18724 of 152064 outputs``.
     """
 
     all: bool
@@ -129,12 +136,19 @@ class RunLayers:
 
 def run_layers(graph: str, sample: LayerSample, dims: ModelDims) -> RunLayers:
     """Say which layers of a graph ran."""
-    layered = {"graphs/vit": (sample.vision, dims.vision.layers), "graphs/llm": (sample.text, dims.text.layers)}
-    for prefix, (chosen, total) in layered.items():
-        if graph.startswith(prefix):
-            whole = len(chosen) == total
-            return RunLayers(whole, f"all {total}" if whole else f"sample {', '.join(map(str, chosen))} of {total}")
+    if graph.startswith("graphs/vit"):
+        return _run_layers(sample.vision, dims.vision.layers)
+    if graph.startswith("graphs/llm"):
+        layers, vocab = _run_layers(sample.text, dims.text.layers), dims.text.vocab
+        cut = "" if sample.outputs == vocab else f", {sample.outputs} of {vocab} outputs"
+        return RunLayers(layers.all and not cut, f"{layers.text}{cut}")
     return RunLayers(all=True, text="whole graph")
+
+
+def _run_layers(chosen: tuple[int, ...], total: int) -> RunLayers:
+    if len(chosen) == total:
+        return RunLayers(all=True, text=f"all {total}")
+    return RunLayers(all=False, text=f"sample {', '.join(map(str, chosen))} of {total}")
 
 
 @contextmanager

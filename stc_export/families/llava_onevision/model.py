@@ -16,7 +16,7 @@ from stc_export.families.base import LayerSample, ParityInputs, StoredFiles
 from stc_export.families.llava_onevision.config import LlavaConfig, config_from_json
 from stc_export.families.llava_onevision.parity import parity_cases
 from stc_export.families.llava_onevision.split import split_model
-from stc_export.families.llava_onevision.weights import LLM, VISION
+from stc_export.families.llava_onevision.weights import HEAD, LLM, VISION
 from stc_export.spec.dims import ModelDims
 
 
@@ -41,15 +41,16 @@ class LlavaOnevision:
         return split_model(self.config, form, (preprocessing.mean, preprocessing.std))
 
     def sampled(self, sample: LayerSample) -> LlavaOnevision:
-        """Return the same model with only the given layers, renumbered."""
+        """Return the same model with only the given layers, renumbered, and outputs."""
         vision = dataclasses.replace(self.dims.vision, layers=len(sample.vision))
-        text = dataclasses.replace(self.dims.text, layers=len(sample.text))
+        text = dataclasses.replace(self.dims.text, layers=len(sample.text), vocab=sample.outputs)
         return LlavaOnevision(dataclasses.replace(self.config, dims=ModelDims(vision, text)))
 
     def sampled_weights(self, stored: StoredFiles, sample: LayerSample) -> StoredFiles:
         """Return where the weights of the sampled model lie."""
         layers = {VISION: sample.vision, LLM: sample.text}
-        return {file: _renumbered(names, layers.get(file, ())) for file, names in stored.items()}
+        renumbered = {file: _renumbered(names, layers.get(file, ())) for file, names in stored.items()}
+        return {file: _cut(names, sample.outputs) for file, names in renumbered.items()}
 
     def parity_cases(self, inputs: ParityInputs) -> Iterator[ParityCase]:
         """Yield cases for every graph."""
@@ -66,6 +67,11 @@ def _renumbered(names: Mapping[str, StoredTensor], layers: tuple[int, ...]) -> M
         elif int(match[1]) in new_numbers:
             renamed[f"layers.{new_numbers[int(match[1])]}.{match[2]}"] = place
     return renamed
+
+
+def _cut(names: Mapping[str, StoredTensor], outputs: int) -> Mapping[str, StoredTensor]:
+    """Return the same places, of the output matrix only so many rows."""
+    return {name: place.rows(0, outputs) if name == HEAD else place for name, place in names.items()}
 
 
 def read_model(config: Mapping[str, Any], source: str) -> LlavaOnevision:

@@ -1,7 +1,7 @@
 """The checkpoint in transformers' own classes, as the independent reference of parity checks.
 
-Only the sampled layers are built and read, and matrices are converted to float32 when they are used, so that a large
-checkpoint can be checked in little memory.
+Only sampled layers and outputs are built and read, and matrices are converted to float32 when they are used, so that
+a large checkpoint can be checked in little memory.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def load_reference(checkpoint: Checkpoint, sample: LayerSample) -> Any:
     if "lm_head.weight" in checkpoint.tensors:
         del names[_EMBEDDINGS]
     weights = {key: checkpoint.read(name) for key, name in names.items() if name in checkpoint.tensors}
-    if "lm_head.weight" not in weights:
-        weights["lm_head.weight"] = weights.pop(_EMBEDDINGS)
+    head = weights.pop("lm_head.weight" if "lm_head.weight" in weights else _EMBEDDINGS)
     model.load_state_dict(weights, strict=False, assign=True)
+    model.lm_head.weight = torch.nn.Parameter(head[: sample.outputs], requires_grad=False)
     compute_in_float32(model)
     # Buffers that are not saved hold no data on the meta device; these two are computed again.
     model.model.language_model.rotary_emb = Qwen2RotaryEmbedding(config.text_config)

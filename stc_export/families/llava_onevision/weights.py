@@ -19,6 +19,8 @@ from stc_export.families.llava_onevision.projector import pooling_weights
 from stc_export.spec.manifest import DType
 
 VISION, PROJECTOR, LLM, EMBED = "vision.weights", "projector.weights", "llm.weights", "embed.weights"
+#: The output matrix: a tensor of its own, or a part of the embeddings.
+HEAD = "head.weight"
 
 _PREFIXES = (
     ("model.vision_tower.", "vision_tower."),
@@ -155,7 +157,7 @@ def _decoder(config: LlavaConfig, dtype: DType, scheme: Scheme | None) -> tuple[
             ),
         ]
     if not config.tied:
-        rows.append(WeightRecipe("head.weight", dtype, (text.vocab, text.width), ("lm_head.weight",)))
+        rows.append(WeightRecipe(HEAD, dtype, (text.vocab, text.width), ("lm_head.weight",)))
     return tuple(rows)
 
 
@@ -163,7 +165,7 @@ def _embed(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
     text = config.dims.text
     source = ("language_model.embed_tokens.weight",)
     shape = (text.vocab, text.width)
-    parts = {"head.weight": (0, text.vocab)} if config.tied else None
+    parts = {HEAD: (0, text.vocab)} if config.tied else None
     return (
         WeightRecipe("embed", dtype, shape, source, parts=parts),
         WeightRecipe("newline", dtype, (text.width,), ("image_newline",)),

@@ -39,12 +39,16 @@ QWEN_05B = TextDims(896, 4864, 14, 2, 64, 24, 152000, 32768, 1e6)
 QWEN_7B = TextDims(3584, 18944, 28, 4, 128, 28, 152128, 32768, 1e6)
 
 
-@pytest.mark.parametrize(("text", "layers"), [(QWEN_05B, tuple(range(24))), (QWEN_7B, (0, 14, 27))], ids=["0.5B", "7B"])
+@pytest.mark.parametrize(
+    ("text", "layers", "outputs"),
+    [(QWEN_05B, tuple(range(24)), 152000), (QWEN_7B, (0, 14, 27), 2**28 // (4 * 3584))],
+    ids=["0.5B", "7B"],
+)
 def test_published_models_are_checked_whole_or_by_first_middle_and_last_layer(
-    text: TextDims, layers: tuple[int, ...]
+    text: TextDims, layers: tuple[int, ...], outputs: int
 ) -> None:
-    """SigLIP so400m has 1.6 GB of float32, the 0.5B decoder 1.4 GB, the 7B one 26 GB."""
-    assert layer_sample(ModelDims(SO400M, text), GIB2) == LayerSample(tuple(range(26)), layers)
+    """SigLIP so400m has 1.6 GB of float32, the 0.5B decoder 1.4 and 0.5 for its outputs, the 7B one 26 and 2.2 GB."""
+    assert layer_sample(ModelDims(SO400M, text), GIB2) == LayerSample(tuple(range(26)), layers, outputs)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_published_models_are_checked_whole_or_by_first_middle_and_last_layer(
 def test_sample_is_first_middle_and_last(layers: int, sample: tuple[int, ...]) -> None:
     dims = tiny_dims()
     dims = ModelDims(replace(dims.vision, layers=layers), replace(dims.text, layers=layers))
-    assert layer_sample(dims, 0) == LayerSample(sample, sample)
+    assert layer_sample(dims, 0) == LayerSample(sample, sample, 1)
 
 
 def test_limit_is_the_float32_size_of_each_part() -> None:
@@ -61,9 +65,15 @@ def test_limit_is_the_float32_size_of_each_part() -> None:
     dims = ModelDims(replace(tiny_dims().vision, layers=9), replace(tiny_dims().text, layers=9))
     vit, llm = 9 * 32 * 288 * 4, 9 * 48 * 528 * 4
     whole, part = tuple(range(9)), (0, 4, 8)
-    assert layer_sample(dims, vit) == LayerSample(whole, part)
-    assert layer_sample(dims, vit - 1) == LayerSample(part, part)
-    assert layer_sample(dims, llm) == LayerSample(whole, whole)
+    assert layer_sample(dims, vit) == LayerSample(whole, part, 512)
+    assert layer_sample(dims, vit - 1) == LayerSample(part, part, 512)
+    assert layer_sample(dims, llm) == LayerSample(whole, whole, 512)
+
+
+def test_output_matrix_above_half_of_the_limit_is_cut_to_an_eighth() -> None:
+    """512 rows of 48 float32 are 98,304 bytes."""
+    assert layer_sample(tiny_dims(), 2 * 98_304).outputs == 512
+    assert layer_sample(tiny_dims(), 2 * 98_304 - 1).outputs == 127
 
 
 @pytest.mark.parametrize(
@@ -77,8 +87,13 @@ def test_limit_is_the_float32_size_of_each_part() -> None:
 )
 def test_report_says_which_layers_ran(graph: str, text: str) -> None:
     dims = ModelDims(replace(tiny_dims().vision, layers=5), tiny_dims().text)
-    found = run_layers(graph, LayerSample((0, 2, 4), (0, 1)), dims)
+    found = run_layers(graph, LayerSample((0, 2, 4), (0, 1), 512), dims)
     assert (found.text, found.all) == (text, not text.startswith("sample"))
+
+
+def test_report_says_how_many_outputs_ran() -> None:
+    found = run_layers("graphs/llm.onnx", LayerSample((0, 1, 2), (0, 1), 100), tiny_dims())
+    assert (found.text, found.all) == ("all 2, 100 of 512 outputs", False)
 
 
 def test_read_weight_maps_a_tensor_at_its_place_as_it_is_stored(tmp_path: Path) -> None:
@@ -128,7 +143,7 @@ def deep_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def deep(deep_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     quick.install(monkeypatch, tiny_bundle)
-    monkeypatch.setattr(module, "SAMPLE_ABOVE_BYTES", 0)
+    monkeypatch.setattr(module, "layer_sample", lambda *_: LayerSample((0, 2, 4), (0, 1), 512))
     return written(deep_checkpoint, tmp_path)
 
 
@@ -182,7 +197,7 @@ def test_sampled_check_that_is_interrupted_leaves_no_graph(
 
 def test_sampled_model_has_the_bytes_of_the_sampled_layers(deep: Prepared) -> None:
     stored = stored_files(deep.split)
-    sampled = deep.model.sampled_weights(stored, LayerSample((0, 2, 4), (1,)))
+    sampled = deep.model.sampled_weights(stored, LayerSample((0, 2, 4), (1,), 100))
     for new, old in enumerate((0, 2, 4)):
         for name in ("qvk.weight", "qv.weight", "k.bias", "norm1.weight"):
             assert sampled["vision.weights"][f"layers.{new}.{name}"] == stored["vision.weights"][f"layers.{old}.{name}"]
@@ -190,7 +205,9 @@ def test_sampled_model_has_the_bytes_of_the_sampled_layers(deep: Prepared) -> No
     assert not [name for names in sampled.values() for name in names if name.startswith("layers.3.")]
     assert "layers.1.out.weight" not in sampled["llm.weights"]
     assert sampled["vision.weights"]["position"] == stored["vision.weights"]["position"]
-    assert sampled["embed.weights"] == stored["embed.weights"]
+    assert sampled["embed.weights"]["head.weight"] == stored["embed.weights"]["head.weight"].rows(0, 100)
+    rest = {name: place for name, place in stored["embed.weights"].items() if name != "head.weight"}
+    assert {name: place for name, place in sampled["embed.weights"].items() if name != "head.weight"} == rest
 
 
 def test_model_that_is_checked_whole_is_not_traced_again(
@@ -208,13 +225,13 @@ def test_sampled_check_with_traced_graphs_passes(tmp_path: Path, monkeypatch: py
     dims = tiny_dims()
     deeper = ModelDims(replace(dims.vision, layers=5), replace(dims.text, layers=6))
     checkpoint = write_checkpoint(tmp_path / "deeper", deeper, CheckpointOptions(seed=5, tied=False))
-    monkeypatch.setattr(module, "SAMPLE_ABOVE_BYTES", 0)
+    monkeypatch.setattr(module, "SAMPLE_ABOVE_BYTES", 40_000)
     ready = written(checkpoint, tmp_path)
     assert isinstance(ready.model, LlavaOnevision)
     reports = check(ready, tmp_path)
     assert module.trace is trace
     assert all(report.passed for report in reports.values())
-    assert reports["llm.onnx prefill"].layers == "sample 0, 3, 5 of 6"
+    assert reports["llm.onnx prefill"].layers == "sample 0, 3, 5 of 6, 26 of 512 outputs"
 
 
 def test_scales_of_sampled_layers_are_those_of_the_same_bytes() -> None:
