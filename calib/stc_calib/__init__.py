@@ -1,1 +1,1 @@
-"""Calibration data, quantisation and policy tuning; for now rounding of weights, and pictures for parity checks."""
+"""Calibration data, rounding and its scales, policy tuning, and pictures for parity checks."""

@@ -63,18 +63,7 @@ def calibrate(
         UsageError: An activation is NaN or infinite, or the data changed meanwhile.
         VideoError: A frame cannot be read.
     """
-    policies = [_with_selection(manifest.policy, selection) for selection in _SELECTIONS]
-    variants = [session_graphs(policy)["vit"] for policy in policies]
-    ranges, modes = Ranges(), Counter[CacherMode]()
-    with (
-        _tapped([manifest.graph("vit", variant) for variant in variants], root) as tapped,
-        progress.stage("calibration", len(policies) * task.digest.frames, "frames") as advance,
-    ):
-        graphs = tuple(tapped.entries.get(graph.file, graph) for graph in manifest.graphs)
-        backend = ListeningBackend(OrtBackend(), tapped.heard, ranges.add)
-        model = Model(Bundle(root, replace(manifest, graphs=graphs)), backend)
-        for policy in policies:
-            modes += _show(FrameEncoder(model, policy), task, advance)
+    ranges, modes = _listen(task, manifest, root, progress)
     steps = {layer: max(_STEPS[task.arithmetic](found), _LEAST_STEP) for layer, found in ranges.items()}
     files = [graph.file for graph in manifest.graphs if graph.role == "vit"]
     for file in files:
@@ -92,6 +81,25 @@ def calibrate(
         graphs=tuple(GraphDigest(file, file_digest(root / file)) for file in files),
         steps=tuple(LayerStep(layer, step) for layer, step in steps.items()),
     )
+
+
+def _listen(
+    task: CalibrationTask, manifest: Manifest, root: Path, progress: Progress
+) -> tuple[Ranges, Counter[CacherMode]]:
+    """Show the data to the graph of every selection, and return what flowed into the layers and how frames went."""
+    policies = [_with_selection(manifest.policy, selection) for selection in _SELECTIONS]
+    shown = [manifest.graph("vit", session_graphs(policy)["vit"]) for policy in policies]
+    ranges, modes = Ranges(), Counter[CacherMode]()
+    with (
+        _tapped(shown, root) as tapped,
+        progress.stage("calibration", len(policies) * task.digest.frames, "frames") as advance,
+    ):
+        graphs = tuple(tapped.entries.get(graph.file, graph) for graph in manifest.graphs)
+        backend = ListeningBackend(OrtBackend(), tapped.heard, ranges.add)
+        model = Model(Bundle(root, replace(manifest, graphs=graphs)), backend)
+        for policy in policies:
+            modes += _show(FrameEncoder(model, policy), task, advance)
+    return ranges, modes
 
 
 def _with_selection(policy: Policy, selection: Selection) -> Policy:

@@ -82,12 +82,17 @@ def _most(graph: GraphEntry, manifest: Manifest) -> dict[str, int]:
     return most
 
 
+def _precisions(manifest: Manifest, target: Target) -> list[Finding]:
+    """Find precisions of graphs that a target does not compute; ``int4-128`` is int4 to it."""
+    named = dict.fromkeys((manifest.precision, *(graph.precision for graph in manifest.graphs)))
+    lacking = [name for name in named if name.partition("-")[0] not in target.precisions]
+    fix = f"Build it with --precision {' or '.join(p for p in target.precisions if p in PRECISION_DTYPES)}."
+    problems = [f"The bundle has {name}, {target.name} computes {', '.join(target.precisions)}." for name in lacking]
+    return [Finding("error", "precision", "", "", "", "", problem, fix) for problem in problems]
+
+
 def _whole(path: Path, manifest: Manifest, target: Target) -> list[Finding]:
-    findings = []
-    if manifest.precision not in target.precisions:
-        problem = f"The bundle is {manifest.precision}, {target.name} computes {', '.join(target.precisions)}."
-        fix = f"Build it with --precision {' or '.join(p for p in target.precisions if p in PRECISION_DTYPES)}."
-        findings.append(Finding("error", "precision", "", "", "", "", problem, fix))
+    findings = _precisions(manifest, target)
     fit = fit_bundle(path, target)
     if fit.fits is False and fit.room_bytes is not None:
         problem = f"A session needs {fit.session_bytes:,} bytes, {target.name} has room for {fit.room_bytes:,}."

@@ -31,6 +31,9 @@ _KNOWN = {
     "could not find an implementation": "It does not compute every type on every device: run the bundle on the target "
     "that it was built for, or build it with --precision fp32.",
 }
+#: Settings for graphs of a precision. Rounding stays where it is written: it would be moved past a ``Transpose``, which
+#: ONNX Runtime does not have for E4M3.
+_SETTINGS: Mapping[str, Mapping[str, str]] = {"fp8": {"session.disable_quant_qdq": "1"}}
 #: Options of execution providers. TF32 is on by default, and float32 then has ten bits.
 _OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 #: ``converted``: when a graph is opened, its weights are copied into the form that is fastest.
@@ -97,6 +100,8 @@ class OrtBackend(HostMemory):
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         self._prepare(self._ort, options)
+        for key, value in _SETTINGS.get(graph.precision, {}).items():
+            options.add_session_config_entry(key, value)
         path = root / graph.file
         providers = [(name, dict(_OPTIONS.get(name, {}))) for name in self._providers]
         try:

@@ -16,6 +16,7 @@ from stc_export.pipeline.types import CheckResult
 from stc_export.spec.errors import BundleError, UnsupportedError
 from stc_export.spec.manifest import read_manifest
 from stc_export.spec.progress import Silent
+from tests.stc_export.pipeline.small_bundle import small_manifest
 
 
 def check(bundle: Path, target: str | None = None) -> CheckResult:
@@ -84,6 +85,16 @@ def test_precision_that_a_target_does_not_compute_is_an_error(
     monkeypatch.setattr(module, "find_target", lambda _name: half)
     errors = [row.finding for row in check(tiny_bundle, "rtx").findings if row.finding.level == "error"]
     assert [(row.rule, row.fix) for row in errors] == [("precision", "Build it with --precision fp16.")]
+
+
+def test_graph_in_few_bits_that_a_target_does_not_compute_is_an_error() -> None:
+    manifest = small_manifest()
+    gate, vit = manifest.graphs
+    few = replace(manifest, precision="fp16", graphs=(replace(gate, precision="fp16"), replace(vit, precision="fp8")))
+    assert module._precisions(few, find_target("h200")) == []
+    (finding,) = module._precisions(few, find_target("jetson-orin-nano-8gb"))
+    assert finding.problem == "The bundle has fp8, jetson-orin-nano-8gb computes fp32, fp16, bf16, int8, int4."
+    assert finding.fix == "Build it with --precision fp32 or fp16 or bf16."
 
 
 def test_largest_letters_are_those_of_the_profiles(tiny_bundle: Path) -> None:
