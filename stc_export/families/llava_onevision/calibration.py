@@ -25,7 +25,7 @@ def embed_prompts(
     config: LlavaConfig, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
 ) -> tuple[Floats, ...]:
     """Return what the decoder reads of each prompt, float32 [S, D]: text, visual tokens, newline, text."""
-    model = load_reference(checkpoint, LayerSample(tuple(range(config.dims.vision.layers)), (0,))).model
+    model = load_reference(checkpoint, LayerSample(tuple(range(config.dims.vision.layers)), (0,), 1)).model
     table = checkpoint.read(_EMBEDDINGS)
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
@@ -83,7 +83,7 @@ class Language:
     def run(self, layer: int, hidden: Sequence[Floats], rows: int = 1) -> Ran:
         """Run one layer; see :meth:`stc_export.families.base.Language.run`."""
         found = groups(self._text, layer)
-        model = load_reference(self._checkpoint, LayerSample((0,), (layer,))).model.language_model
+        model = load_reference(self._checkpoint, LayerSample((0,), (layer,), 1)).model.language_model
         base = f"language_model.layers.{layer}."
         modules = [group.layers[0].removeprefix(base).removesuffix(".weight") for group in found]
         with torch.no_grad(), _listening(model.layers[0], modules) as heard:
@@ -95,7 +95,7 @@ class Language:
 
     def answer(self, hidden: Sequence[Floats]) -> tuple[Answer, ...]:
         """Return what states [S, D] behind the last layer say."""
-        model = load_reference(self._checkpoint, LayerSample((0,), (0,)))
+        model = load_reference(self._checkpoint, LayerSample((0,), (0,), self._text.vocab))
         with torch.no_grad():
             normed = [model.model.language_model.norm(torch.from_numpy(x)) for x in hidden]
             return tuple(Answer(_array(x), _array(model.lm_head(x[-1:])[0])) for x in normed)
