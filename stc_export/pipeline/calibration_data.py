@@ -51,7 +51,7 @@ def find_task(request: BuildRequest, precisions: Precisions, source: Source) -> 
 
 
 def _refuse_data(request: BuildRequest, precisions: Precisions) -> None:
-    if request.calib is not None:
+    if request.calib is not None and request.rounding == "nearest":
         raise UsageError(
             f'--calib is "{request.calib}", and {precisions.text} on {request.target or "cpu"} needs no data.',
             "Leave --calib out.",
