@@ -107,7 +107,8 @@ def test_demo_is_calibrated_with_its_own_world_and_weights_alone_need_nothing(tm
     assert task(BuildRequest("demo", target="h200", precision="fp8"), tmp_path) == (WORLD, "fp8")
     assert task(BuildRequest("demo", target="rtx", precision="int4"), tmp_path) is None
     assert task(BuildRequest("demo", precision="int8"), tmp_path) is None
-    assert task(BuildRequest("demo", precision="int4", rounding="awq", calib=tmp_path), tmp_path) is None  # AWQ reads it
+    awq = BuildRequest("demo", precision="int4", rounding="awq", calib=tmp_path)  # reads them itself
+    assert task(awq, tmp_path) is None
 
 
 def test_world_is_the_same_each_time_and_no_clip_of_a_split() -> None:
