@@ -106,7 +106,9 @@ def _write(
     # First, because it can fail for reasons of the checkpoint, and the stages after it take minutes.
     write_tokenizer(prepared.checkpoint.directory, partial / _TOKENIZER)
     prompt = _tokenized(prepared.prompt, Tokenizer.open(partial / _TOKENIZER))
-    folded = _timed(stages, "rounding", lambda: fold_scales(prepared, request.calib, progress))
+    folding: list[StageTime] = []
+    folded = _timed(folding, "rounding", lambda: fold_scales(prepared, request.calib, progress))
+    stages.extend(folding if folded.scales else [])
     prepared = dataclasses.replace(prepared, checkpoint=folded.checkpoint)
     written = _timed(stages, "weights", lambda: _write_weights(prepared, partial, progress))
     weights = tuple(FileEntry(f"{_GRAPHS}/{file.path.name}", file.size_bytes, file.sha256) for file in written)

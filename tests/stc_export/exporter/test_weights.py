@@ -126,8 +126,8 @@ def test_files_hold_the_tensors_of_the_checkpoint_in_the_order_of_the_graphs(
             assert torch.equal(stored(tmp_path, place), tensor.to(getattr(torch, place.dtype))), name
     constants = {name: stored(tmp_path, place) for names in places.values() for name, place in names.items()}
     assert set(constants) == {"scale", "offset", "inv_freq", "pooling"}
-    torch.testing.assert_close(constants["scale"], torch.full((3,), 1 / 127.5))
-    torch.testing.assert_close(constants["offset"], torch.full((3,), -1.0))
+    torch.testing.assert_close(constants["scale"], torch.full((14 * 14 * 3,), 1 / 127.5))
+    torch.testing.assert_close(constants["offset"], torch.full((14 * 14 * 3,), -1.0))
     torch.testing.assert_close(constants["inv_freq"], 1e6 ** -(torch.arange(0, 16, 2) / 16))
     image = torch.rand(5, 5)
     resized = torch.nn.functional.interpolate(image[None, None], size=(3, 3), mode="bilinear")[0, 0]
