@@ -13,10 +13,14 @@ from stc_export.cli.progress import make_progress
 from stc_export.cli.text import one_line, table
 from stc_export.pipeline.validate.fidelity import FIDELITY_HEADER, fidelity_notes, fidelity_rows
 from stc_export.pipeline.validate.table import (
+    BUNDLE_HEADER,
+    CHANGE_HEADER,
     CONVERSION_HEADER,
     SETTING_HEADER,
     SETTING_NUMBERS,
     UNTRAINED,
+    bundle_cells,
+    change_cells,
     conversion_cells,
     official_lines,
     setting_rows,
@@ -57,6 +61,10 @@ def validate(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Ray cluster that does the work: HOST:PORT or auto.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="BUNDLE", help="Every setting in this bundle, too; can be repeated."),
     ] = None,
     reference: Annotated[
         str | None,
@@ -118,6 +126,7 @@ def validate(  # noqa: PLR0913 - one parameter per flag
                 fps=fps,
                 scorer=scorer,
                 ask=tuple(ask or ()),
+                beside=tuple(beside or ()),
             )
             result = validate_bundle(request, make_progress())
     emit(result, result_text(result), as_json=as_json)
@@ -151,7 +160,7 @@ def result_text(result: ValidateResult) -> str:
     title = f"{result.task} on {result.target}: {result.questions} questions about {result.clips} clips"
     rows = setting_rows(result.settings)
     parts = [title, table(SETTING_HEADER, rows, right=SETTING_NUMBERS), *_official(result), _LEGEND]
-    parts += [*_fidelity(result), *_conversions(result), *result.notes, *_failures(result)]
+    parts += [*_fidelity(result), *_conversions(result), *_bundles(result), *result.notes, *_failures(result)]
     return "\n\n".join(parts if result.bundle.trained else [*parts, UNTRAINED])
 
 
@@ -169,6 +178,18 @@ def _conversions(result: ValidateResult) -> list[str]:
     rows = [conversion_cells(row) for row in result.conversions]
     told = f"the bundle against {result.original.model} in transformers, same policy:"
     return [told, table(CONVERSION_HEADER, rows, right=(1, 2, 3))]
+
+
+def _bundles(result: ValidateResult) -> list[str]:
+    if not result.bundles:
+        return []
+    bundles = [tuple(one_line(cell) for cell in bundle_cells(row)) for row in result.bundles]
+    changes = [change_cells(row) for row in result.changes]
+    return [
+        table(BUNDLE_HEADER, bundles, right=(4,)),
+        "every bundle against the first, same policy:",
+        table(CHANGE_HEADER, changes, right=(1, 2, 3)),
+    ]
 
 
 def _official(result: ValidateResult) -> list[str]:

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from stc_export.spec.errors import DeviceError, MissingDependencyError, ResourceError, StcError
@@ -58,12 +57,11 @@ def _check_listening(address: str) -> None:
         socket.create_connection((host.removeprefix("ray://"), int(port)), _PATIENCE_S).close()
 
 
-def run_parts_on_ray(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: OnClip) -> None:
+def run_parts_on_ray(parts: Sequence[Part], jobs: int, on_clip: OnClip) -> None:
     """Run parts on the cluster that is connected; see :func:`stc_export.validate.parallel.run_parts`.
 
     Args:
-        bundle: Directory of the bundle, which every machine of the cluster has at the same place.
-        parts: What to run.
+        parts: What to run; every machine of the cluster has the bundles at the same places.
         jobs: Most tasks at a time.
         on_clip: Called here with each clip as it is complete.
 
@@ -76,7 +74,7 @@ def run_parts_on_ray(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: On
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(task.remote(bundle.resolve(), waiting.pop(0)))
+                running.append(task.remote(waiting.pop(0)))
             for ready in ray.wait(running, num_returns=1)[0]:
                 if not _receive(ready, on_clip):
                     running.remove(ready)
@@ -116,9 +114,9 @@ def _receive(results: Any, on_clip: OnClip) -> bool:
     return True
 
 
-def _work(bundle: Path, part: Part) -> Iterator[SettingClip | Exception]:
+def _work(part: Part) -> Iterator[SettingClip | Exception]:
     """Run a part, on the cluster. An error is sent as it is, since Ray would wrap it."""
     try:
-        yield from watch_part(bundle, part)
+        yield from watch_part(part)
     except (StcError, MemoryError, OSError, ImportError) as error:
         yield error

@@ -6,13 +6,14 @@ That is a stand-in for accuracy: an answer that differs may be the better one, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stc_export.spec.errors import UsageError, VideoError
 from stc_export.spec.files import file_digest
-from stc_export.spec.policy import named_policies
+from stc_export.spec.policy import Policy, named_policies
 from stc_export.validate.footage import VideoFile
 from stc_export.validate.paired import PairedStream
 from stc_export.validate.scorers import answered, settled
@@ -119,7 +120,7 @@ def _question(text: str, place: int, times: Sequence[float]) -> TaskQuestion:
     )
 
 
-def watch_beside_off(session: StreamSession, clip: TaskClip) -> ClipOutcome:
+def watch_beside_off(session: StreamSession, clip: TaskClip, start: Callable[[Policy], Any]) -> ClipOutcome:
     """Stream a clip through a session and beside it through an uncompressed one with the same memory.
 
     The baseline itself is compared with a second stream of its own: what is not equal there is noise of the machine.
@@ -127,12 +128,13 @@ def watch_beside_off(session: StreamSession, clip: TaskClip) -> ClipOutcome:
     Args:
         session: The stream that is validated; it is reset first.
         clip: A clip without right answers.
+        start: Starts the uncompressed :class:`~stc_runtime.session.StreamSession`, of this bundle or of another one.
 
     Raises:
         StcError: A frame or a question cannot be taken, or memory does not hold both streams.
     """
     policy = replace(named_policies()["off"], memory=session.policy.memory)
-    with StreamSession(session.model, policy) as dense:
+    with start(policy) as dense:
         return watch_pair(PairedStream(session, dense), clip)
 
 

@@ -43,6 +43,19 @@ class OriginalPlan:
 
 
 @dataclass(frozen=True)
+class BesidePlan:
+    """Another bundle that settings run in.
+
+    Attributes:
+        label: What its settings are called by.
+        sha256: SHA-256 of its manifest.
+    """
+
+    label: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TuningPlan:
     """What rows of a search for a policy depend on beside all else.
 
@@ -72,6 +85,7 @@ class Plan:
         asked: Questions that every clip is asked; empty where each has its own.
         original: The original model; ``None`` when only the bundle runs.
         tuning: How clips are watched when a policy is searched for; ``None`` in a validation.
+        beside: Other bundles that every setting runs in.
     """
 
     schema: Literal["stc.validate-plan/1"]
@@ -86,6 +100,7 @@ class Plan:
     asked: tuple[str, ...] = ()
     original: OriginalPlan | None = None
     tuning: TuningPlan | None = None
+    beside: tuple[BesidePlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ def _check_plan(folder: Path, plan: Plan, flag: str, *, fresh: bool) -> None:
 
 
 def _differences(found: Plan, plan: Plan) -> list[str]:
-    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked", "original", "tuning")
+    names = ("bundle", "task", "clips", "cpu", "annotations", "fps", "scorer", "asked", "original", "tuning", "beside")
     told = [
         f"{name} {old} there, {new} here"
         for name in names

@@ -7,13 +7,14 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from stc_export.spec.errors import ResourceError, StcError
-from stc_export.validate.engines import ENGINES, Original
+from stc_export.validate.engines import ENGINES, OpenSession, Original
 from stc_export.validate.meter import peak_resident_bytes
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.tasks import Task
@@ -27,12 +28,23 @@ OnClip = Callable[[SettingClip], None]
 
 @dataclass(frozen=True)
 class Part:
-    """What one process does: some clips of a task under one setting, and the original model if that needs it."""
+    """What one process does: some clips of a task under one setting.
 
+    Attributes:
+        bundle: Directory of the bundle.
+        task: The task.
+        setting: Policy, and what runs it.
+        clips: Clips of the task.
+        original: The original model, if the setting runs there.
+        first: Directory of the bundle that all others are compared with; ``None``: this one.
+    """
+
+    bundle: Path
     task: Task
     setting: Setting
     clips: tuple[TaskClip, ...]
     original: Original | None = None
+    first: Path | None = None
 
 
 def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
@@ -51,11 +63,10 @@ def share_out(work: Sequence[Part], jobs: int) -> list[Part]:
     ]
 
 
-def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: OnClip) -> None:
+def run_parts(parts: Sequence[Part], jobs: int, on_clip: OnClip) -> None:
     """Run parts, at most ``jobs`` at a time. What is running is ended when this ends early.
 
     Args:
-        bundle: Directory of the bundle.
         parts: What to run.
         jobs: Most processes at a time.
         on_clip: Called here with each clip as it is complete.
@@ -67,7 +78,7 @@ def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: OnClip) -
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                link, process = _start(bundle, waiting.pop(0))
+                link, process = _start(waiting.pop(0))
                 running[link] = process
             ready = wait(list(running))
             for link in [one for one in running if one in ready]:
@@ -81,10 +92,10 @@ def run_parts(bundle: Path, parts: Sequence[Part], jobs: int, on_clip: OnClip) -
             link.close()
 
 
-def _start(bundle: Path, part: Part) -> tuple[Connection, BaseProcess]:
+def _start(part: Part) -> tuple[Connection, BaseProcess]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, bundle, part), daemon=True)
+    process = context.Process(target=_work, args=(there, part), daemon=True)
     with _no_interrupt():
         process.start()
     there.close()  # the end of the process is then the end of the pipe
@@ -126,26 +137,35 @@ def _finish(process: BaseProcess) -> None:
         raise RuntimeError("a process of the validation failed; its traceback is above")
 
 
-def watch_part(bundle: Path, part: Part) -> Iterator[SettingClip]:
+def watch_part(part: Part) -> Iterator[SettingClip]:
     """Stream the clips of a part, in this process, with one thread.
 
     Args:
-        bundle: Directory of the bundle.
         part: What to do.
 
     Raises:
         StcError: Bundle, policy or a clip cannot be used.
     """
-    start = ENGINES[part.setting.engine](bundle, part.original)
+    start = ENGINES[part.setting.engine](part.bundle, part.original)
+    first = _first(part, start)
     with closing(start(part.setting.policy)) as session:
         for clip in part.clips:
-            outcome = part.task.watch(session, clip)
+            outcome = part.task.watch(session, clip, first)
             yield SettingClip(part.setting.name, replace(outcome, peak_rss_bytes=peak_resident_bytes()))
 
 
-def _work(link: Connection, bundle: Path, part: Part) -> None:
+def _first(part: Part, start: OpenSession) -> OpenSession:
+    """Return what starts streams in the first bundle, which is opened with the first stream if it is another one."""
+    place = part.first
+    if place is None:
+        return start
+    opened = cache(lambda: ENGINES["bundle"](place, None))
+    return lambda policy: opened()(policy)
+
+
+def _work(link: Connection, part: Part) -> None:
     try:
-        for done in watch_part(bundle, part):
+        for done in watch_part(part):
             link.send(done)
     except BrokenPipeError:  # whoever started this one is gone
         return

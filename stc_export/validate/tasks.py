@@ -14,7 +14,9 @@ from stc_export.validate.averages import Rule
 from stc_export.validate.benchmarks import egoschema, mlvu, mvbench, ovo_bench, rekv, streamingbench, videomme
 from stc_export.validate.benchmarks.reading import Reader, read_benchmark
 from stc_export.validate.demo import quiz_clip
+from stc_export.validate.engines import OpenSession
 from stc_export.validate.fidelity import FPS, QUESTIONS, read_films, watch_beside_off
+from stc_export.validate.session import Session
 from stc_export.validate.types import ClipOutcome, Engine, Setting, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.watch import watch_clip
 from stc_export.world.splits import draw_test_set
@@ -27,8 +29,8 @@ class Task:
     Attributes:
         name: What ``--task`` takes.
         read: Returns the clips.
-        watch: Streams one of its clips through a session of one of its engines. It travels to the processes that watch,
-            by its name.
+        watch: Streams one of its clips through a session of one of its engines; the last argument starts streams in
+            the bundle that others are compared with. It travels to the processes that watch, by its name.
         scorers: Names of the scorers that it can have, its own first.
         fps: Frames to take per second of its videos if nothing else is asked for; ``None``: it reads no files.
         rule: How the benchmark sums up.
@@ -38,7 +40,7 @@ class Task:
 
     name: str
     read: Callable[[TaskOptions], TaskClips]
-    watch: Callable[[Any, TaskClip], ClipOutcome]
+    watch: Callable[[Any, TaskClip, OpenSession], ClipOutcome]
     scorers: tuple[str, ...] = ("first_character",)
     fps: float | None = None
     rule: Rule = "questions"
@@ -50,8 +52,12 @@ def _read_demo(options: TaskOptions) -> TaskClips:
     return TaskClips(tuple(quiz_clip(quiz) for quiz in islice(draw_test_set(), options.limit)))
 
 
+def _watch_alone(session: Session, clip: TaskClip, _first: OpenSession) -> ClipOutcome:
+    return watch_clip(session, clip)
+
+
 def _benchmark(name: str, reader: Reader, fps: float, scorers: tuple[str, ...], rule: Rule = "questions") -> Task:
-    return Task(name, partial(read_benchmark, reader), watch_clip, scorers, fps, rule)
+    return Task(name, partial(read_benchmark, reader), _watch_alone, scorers, fps, rule)
 
 
 _STREAMINGBENCH = ("first_character", "whole", "letter")
@@ -61,7 +67,7 @@ _OPTIONS = ("in_brackets", "in_brackets_or_first", "letter", "first_character")
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task("demo", _read_demo, watch_clip),
+        Task("demo", _read_demo, _watch_alone),
         Task("fidelity", read_films, watch_beside_off, ("same_text",), FPS, questions=QUESTIONS, engines=("bundle",)),
         _benchmark("ovo_bench", ovo_bench.read, 1.0, ("ovo_bench", "prefix", "streamforest"), "groups"),
         _benchmark("streamingbench", streamingbench.read, 1.0, _STREAMINGBENCH),

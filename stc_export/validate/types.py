@@ -237,11 +237,13 @@ class Setting:
         name: Its name.
         policy: Its policy.
         engine: What runs it.
+        bundle: Label of the bundle that runs it; "": the one that was named first.
     """
 
     name: str
     policy: Policy
     engine: Engine = "bundle"
+    bundle: str = ""
 
 
 @dataclass(frozen=True)

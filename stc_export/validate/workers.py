@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from stc_engines.detect import count_cores
 from stc_export.validate.cluster import connected, run_parts_on_ray
@@ -21,13 +20,13 @@ class Workers:
     Attributes:
         kind: Where they are.
         jobs: Most parts at a time.
-        run: Runs parts of a bundle, so many at a time, and gives each clip to a receiver in this process.
+        run: Runs parts, so many at a time, and gives each clip to a receiver in this process.
         meter: Reads the energy that this takes.
     """
 
     kind: WorkersKind
     jobs: int
-    run: Callable[[Path, Sequence[Part], int, OnClip], None]
+    run: Callable[[Sequence[Part], int, OnClip], None]
     meter: Meter
 
 

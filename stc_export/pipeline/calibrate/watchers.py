@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from stc_export.spec.errors import VideoError
@@ -53,7 +54,7 @@ class PlainWatcher:
     def watch(self, policy: Policy, clip: TaskClip) -> ClipOutcome:
         """Stream a clip; see :meth:`Watcher.watch`."""
         with StreamSession(self._model, policy) as session:
-            return whole(self._task.watch(session, self._shelf.hold(clip)))
+            return whole(self._task.watch(session, self._shelf.hold(clip), partial(StreamSession, self._model)))
 
 
 class PairedWatcher:

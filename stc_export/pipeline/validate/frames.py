@@ -24,14 +24,15 @@ def draw_frames(bundle: Path, settings: Sequence[Setting], clip: TaskClip, progr
 
     Args:
         bundle: Directory of the bundle.
-        settings: All settings, the baseline first, which computes and keeps everything and is not drawn.
+        settings: All settings, the baseline first, which computes and keeps everything and is not drawn. Neither are
+            those of other bundles: they choose what the first one chooses, but for rounding.
         clip: What to stream; its questions are not asked.
         progress: Receiver of progress.
 
     Raises:
         StcError: The bundle or the clip cannot be used.
     """
-    chosen = spread_out([one for one in settings[1:] if one.engine == "bundle"])
+    chosen = spread_out([one for one in settings[1:] if one.engine == "bundle" and not one.bundle])
     if not chosen:
         return ()
     model = Model.open(bundle, open_backend(bundle, 1))

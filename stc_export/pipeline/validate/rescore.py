@@ -11,7 +11,7 @@ from stc_export.pipeline.bench.record import command_line
 from stc_export.pipeline.validate.html import html_report
 from stc_export.pipeline.validate.plots import draw_plots
 from stc_export.pipeline.validate.run import REPORT, SUMMARY
-from stc_export.pipeline.validate.summary import compare_engines, score_settings
+from stc_export.pipeline.validate.summary import compare_bundles, compare_engines, score_settings
 from stc_export.pipeline.validate.types import RescoreRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import UsageError
@@ -21,7 +21,7 @@ from stc_export.validate.folder import PLAN, RESULTS, Plan
 from stc_export.validate.rows import SettingClip, read_rows
 from stc_export.validate.scorers import judged_again
 from stc_export.validate.tasks import find_scorer, find_task
-from stc_export.validate.twins import twins
+from stc_export.validate.twins import other_bundles, twins
 from stc_export.validate.types import ClipOutcome
 
 T = TypeVar("T")
@@ -57,6 +57,9 @@ def rescore(request: RescoreRequest, progress: Progress) -> ValidateResult:
         settings=score_settings(plan.settings, clips, task.rule),
         conversions=tuple(
             compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
+        ),
+        changes=tuple(
+            compare_bundles(own, clips[own.name], clips[first.name]) for own, first in other_bundles(plan.settings)
         ),
     )
     _write(result, request.report, progress)

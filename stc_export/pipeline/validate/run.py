@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stc_engines.detect import read_cpu_model
 from stc_export.pipeline.bench.record import command_line, describe_bundle, load_average, read_environment
+from stc_export.pipeline.validate.beside import Beside, find_beside, validated_bundles
 from stc_export.pipeline.validate.frames import draw_frames
 from stc_export.pipeline.validate.html import html_report
 from stc_export.pipeline.validate.original import find_original
 from stc_export.pipeline.validate.page import Picture
 from stc_export.pipeline.validate.plots import draw_plots
-from stc_export.pipeline.validate.summary import compare_engines, score_settings
+from stc_export.pipeline.validate.summary import compare_bundles, compare_engines, score_settings
 from stc_export.pipeline.validate.types import FailedClip, ValidateRequest, ValidateResult
 from stc_export.spec import codec
 from stc_export.spec.errors import MissingDependencyError, StcError, UsageError, VideoError
@@ -27,7 +28,7 @@ from stc_export.validate.parallel import Part, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, check_engines, find_scorer, find_task, read_task
-from stc_export.validate.twins import twins, with_originals
+from stc_export.validate.twins import other_bundles, twins, with_originals, with_others
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.workers import Workers, open_workers
 
@@ -47,11 +48,17 @@ class _Job:
     found: TaskClips
     manifest: Manifest
     original: Original | None
+    beside: tuple[Beside, ...]
 
     @property
     def clips(self) -> tuple[TaskClip, ...]:
         """The clips of the task."""
         return self.found.clips
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Directory of every bundle by its label."""
+        return _places(self.request.bundle, self.beside)
 
 
 @dataclass(frozen=True)
@@ -112,9 +119,11 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
     found = find_original(request, manifest)
     original = found.original if found else None
     settings = with_originals(settings) if found else settings
+    beside = find_beside(request.bundle, manifest, request.beside)
+    settings = with_others(settings, [other.plan.label for other in beside])
     check_engines(task, settings)
     _check_count(settings, request.max_runs)
-    _check_settings(request.bundle, original, settings, progress)
+    _check_settings(_places(request.bundle, beside), original, settings, progress)
     with progress.stage("questions"):
         options = TaskOptions(request.data, request.fps, request.scorer, request.limit, request.ask)
         read = read_task(task, options)
@@ -132,8 +141,13 @@ def _prepare(request: ValidateRequest, progress: Progress) -> _Job:
         scorer=find_scorer(task, request.scorer),
         asked=read.asked,
         original=found.plan if found else None,
+        beside=tuple(other.plan for other in beside),
     )
-    return _Job(request, plan, task, read, manifest, original)
+    return _Job(request, plan, task, read, manifest, original, beside)
+
+
+def _places(first: Path, beside: Sequence[Beside]) -> dict[str, Path]:
+    return {"": first.resolve(), **{other.plan.label: other.path for other in beside}}
 
 
 def _check_packages() -> None:
@@ -145,13 +159,15 @@ def _check_packages() -> None:
         )
 
 
-def _check_settings(bundle: Path, original: Original | None, settings: Sequence[Setting], progress: Progress) -> None:
+def _check_settings(
+    places: Mapping[str, Path], original: Original | None, settings: Sequence[Setting], progress: Progress
+) -> None:
     """Open a session for every setting, so that what does not fit is told before hours have passed."""
     with progress.stage("settings", len(settings), "settings") as advance:
-        for engine in dict.fromkeys(setting.engine for setting in settings):
-            start = ENGINES[engine](bundle, original)
+        for engine, label in dict.fromkeys((setting.engine, setting.bundle) for setting in settings):
+            start = ENGINES[engine](places[label], original)
             for setting in settings:
-                if setting.engine == engine:
+                if (setting.engine, setting.bundle) == (engine, label):
                     start(setting.policy).close()
                     advance(1)
 
@@ -174,10 +190,12 @@ def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
     progress.note(f"{len(plan.settings)} runs of {len(job.clips)} clips, {workers.jobs} at a time{begun}")
     missing = [
         Part(
+            job.places[setting.bundle],
             job.task,
             setting,
             tuple(clip for clip in job.clips if (setting.name, clip.name) not in done),
             job.original,
+            job.places[""] if setting.bundle else None,
         )
         for setting in plan.settings
     ]
@@ -193,7 +211,7 @@ def _run(job: _Job, rows: Rows, workers: Workers, progress: Progress) -> _Ran:
             workers.meter.clip_done()
             advance(1)
 
-        workers.run(job.request.bundle, share_out(missing, workers.jobs), workers.jobs, keep)
+        workers.run(share_out(missing, workers.jobs), workers.jobs, keep)
     progress.note(f"answers: {folder / RESULTS}")
     return _Ran(done, tuple(failures))
 
@@ -222,6 +240,10 @@ def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -
         original=plan.original,
         conversions=tuple(
             compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
+        ),
+        bundles=validated_bundles(job.request.bundle, job.manifest, job.beside),
+        changes=tuple(
+            compare_bundles(own, clips[own.name], clips[first.name]) for own, first in other_bundles(plan.settings)
         ),
     )
 

@@ -8,7 +8,14 @@ from itertools import chain
 
 from stc_export.pipeline.tally import latency
 from stc_export.pipeline.validate.fidelity import fidelity_score
-from stc_export.pipeline.validate.types import Comparison, Conversion, GroupScore, SettingScore, ValidateLatencies
+from stc_export.pipeline.validate.types import (
+    BundleChange,
+    Comparison,
+    Conversion,
+    GroupScore,
+    SettingScore,
+    ValidateLatencies,
+)
 from stc_export.validate.averages import Rule, official_score
 from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
 from stc_export.validate.twins import baselines
@@ -51,6 +58,7 @@ def score(
         official=official_score(rule, answers),
         fidelity=fidelity_score(clips),
         engine=setting.engine,
+        bundle=setting.bundle,
     )
 
 
@@ -64,6 +72,18 @@ def compare_engines(setting: Setting, own: Sequence[ClipOutcome], original: Sequ
     """
     answers, others = _answers(own), _answers(original)
     return Conversion(setting.name, agreement(answers, others), _compare(answers, others))
+
+
+def compare_bundles(setting: Setting, own: Sequence[ClipOutcome], first: Sequence[ClipOutcome]) -> BundleChange:
+    """Return what another bundle did to the answers under one policy.
+
+    Args:
+        setting: The setting of the other bundle.
+        own: Its clips.
+        first: The same clips in the first bundle, in the same order.
+    """
+    answers, others = _answers(own), _answers(first)
+    return BundleChange(setting.name, agreement(answers, others), _compare(answers, others))
 
 
 def score_settings(

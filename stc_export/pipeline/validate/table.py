@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stc_export.pipeline.validate.costs import LATENCY, front
-from stc_export.pipeline.validate.types import Comparison, Conversion, GroupScore, SettingScore
+from stc_export.pipeline.validate.types import (
+    BundleChange,
+    Comparison,
+    Conversion,
+    GroupScore,
+    SettingScore,
+    ValidatedBundle,
+)
 from stc_export.validate.averages import Official, Rule
 from stc_export.validate.meter import Energy
 from stc_export.validate.types import Interval
@@ -26,6 +33,9 @@ SETTING_NUMBERS = (0, 2, 3, 4, 5, 6, 7)
 GROUP_HEADER = ("setting", "group", "n", "right", "against off", "p", "verdict")
 #: Columns of :func:`conversion_cells`.
 CONVERSION_HEADER = ("setting", "same answer", "bundle against torch", "p", "verdict")
+#: Columns of :func:`bundle_cells` and :func:`change_cells`.
+BUNDLE_HEADER = ("bundle", "directory", "model", "precision", "weights")
+CHANGE_HEADER = ("setting", "same answer", "against the first", "p", "verdict")
 
 
 def setting_rows(rows: Sequence[SettingScore]) -> list[tuple[str, ...]]:
@@ -63,6 +73,16 @@ def official_text(found: Official) -> str:
 def conversion_cells(row: Conversion) -> tuple[str, ...]:
     """Return the row of a setting that ran in the bundle and in the original model."""
     return (row.name, f"{100 * row.agreement:.1f} %", *_comparison(row.against_original))
+
+
+def bundle_cells(row: ValidatedBundle) -> tuple[str, ...]:
+    """Return the row of one of several bundles."""
+    return (row.label or "the first", row.name, row.model, row.precision, f"{row.weights_bytes / 1e6:,.1f} MB")
+
+
+def change_cells(row: BundleChange) -> tuple[str, ...]:
+    """Return the row of a setting that ran in another bundle and in the first."""
+    return (row.name, f"{100 * row.agreement:.1f} %", *_comparison(row.against_first))
 
 
 def share_text(found: Interval) -> str:

@@ -35,6 +35,7 @@ class ValidateRequest:
         fps: Frames to take per second of its videos; ``None``: the task's own choice.
         scorer: Name of a scorer; ``None``: the task's own.
         ask: Questions in place of the task's own.
+        beside: Other bundles of the model; every setting runs in them, too.
     """
 
     bundle: Path
@@ -53,6 +54,7 @@ class ValidateRequest:
     fps: float | None = None
     scorer: str | None = None
     ask: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class SettingScore:
         official: The figure that the benchmark itself reports, where that is not the share of right answers.
         fidelity: How close it stays to no compression, where the task compares that.
         engine: What ran it; its baseline ran there, too.
+        bundle: Label of the bundle that ran it; "": the one that was named first, as its baseline.
     """
 
     name: str
@@ -186,6 +189,43 @@ class SettingScore:
     official: Official | None = None
     fidelity: FidelityScore | None = None
     engine: Engine = "bundle"
+    bundle: str = ""
+
+
+@dataclass(frozen=True)
+class ValidatedBundle:
+    """One of several bundles that were validated together.
+
+    Attributes:
+        label: What its settings are called by; "": the first one, whose settings have no label.
+        name: Name of its directory.
+        model: Name of the model.
+        precision: Precisions of its graphs.
+        weights_bytes: Size of the files with weights.
+        manifest_sha256: Digest of the manifest, which holds the digests of all files.
+    """
+
+    label: str
+    name: str
+    model: str
+    precision: str
+    weights_bytes: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class BundleChange:
+    """What another bundle did to the answers: the same policy there and in the first bundle.
+
+    Attributes:
+        name: Name of the setting in the other bundle.
+        agreement: Share of questions with the same answer, right or wrong.
+        against_first: The other bundle's accuracy against the first one's.
+    """
+
+    name: str
+    agreement: float
+    against_first: Comparison
 
 
 @dataclass(frozen=True)
@@ -241,6 +281,8 @@ class ValidateResult:
         failures: Clips that could not be watched. ``clips`` and ``questions`` are without them.
         original: The original model; ``None`` when only the bundle ran.
         conversions: Each setting of the bundle against the same policy in the original model.
+        bundles: All bundles, the first one first; empty when only one ran.
+        changes: Each setting of the other bundles against the same policy in the first one.
     """
 
     schema: str
@@ -261,3 +303,5 @@ class ValidateResult:
     failures: tuple[FailedClip, ...] = ()
     original: OriginalPlan | None = None
     conversions: tuple[Conversion, ...] = ()
+    bundles: tuple[ValidatedBundle, ...] = ()
+    changes: tuple[BundleChange, ...] = ()

@@ -69,10 +69,10 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
 def test_errors_and_deaths_of_workers_are_told(cluster: int, tiny_bundle: Path) -> None:
     missing = Setting("missing", Policy(pruner=PrunerPolicy(method="missing")))
     with pytest.raises(BundleError, match='no pruner graph "missing"'):
-        run_parts_on_ray(tiny_bundle, [Part(DEMO, missing, (CLIP,))], cluster, lambda _: None)
+        run_parts_on_ray([Part(tiny_bundle, DEMO, missing, (CLIP,))], cluster, lambda _: None)
     deadly = replace(DEMO, watch=_die)
     with pytest.raises(ResourceError, match=r"has died on the Ray cluster.* fewer --jobs"):
-        run_parts_on_ray(tiny_bundle, [Part(deadly, A_SETTING, (CLIP,))], cluster, lambda _: None)
+        run_parts_on_ray([Part(tiny_bundle, deadly, A_SETTING, (CLIP,))], cluster, lambda _: None)
 
 
 def _die(*_: object) -> None:
@@ -89,9 +89,9 @@ def test_an_interrupt_ends_the_tasks(cluster: int, tiny_bundle: Path) -> None:
         seen.append(done)
         raise KeyboardInterrupt
 
-    parts = [Part(DEMO, A_SETTING, (CLIP,) * 500)] * 2
+    parts = [Part(tiny_bundle, DEMO, A_SETTING, (CLIP,) * 500)] * 2
     with pytest.raises(KeyboardInterrupt):
-        run_parts_on_ray(tiny_bundle, parts, cluster, interrupt)
+        run_parts_on_ray(parts, cluster, interrupt)
     assert len(seen) == 1
     waiting = ray.remote(num_cpus=cluster)(lambda: 1).remote()  # runs once no task has a CPU any more
     assert ray.get(waiting, timeout=60) == 1

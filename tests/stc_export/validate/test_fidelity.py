@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_options_that_do_not_fit_the_task_are_refused(task: str, options: TaskOp
 
 def watched(model: Model, policy: Policy, clip: TaskClip) -> ClipOutcome:
     with StreamSession(model, policy) as session:
-        return watch_beside_off(session, clip)
+        return watch_beside_off(session, clip, partial(StreamSession, model))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def test_both_streams_have_the_memory_of_the_policy(model: Model, clip: TaskClip
 
 def test_a_second_clip_starts_anew(model: Model, clip: TaskClip) -> None:
     with StreamSession(model, PAPER) as session:
-        first = watch_beside_off(session, clip)
-        again = watch_beside_off(session, clip)
+        first = watch_beside_off(session, clip, partial(StreamSession, model))
+        again = watch_beside_off(session, clip, partial(StreamSession, model))
     assert again.fidelity == first.fidelity
     assert again.answers == first.answers

@@ -27,7 +27,7 @@ A_SETTING = Setting("base", Policy())
 
 @given(st.lists(st.integers(0, 300), max_size=6), st.integers(1, 64))
 def test_parts_are_the_work_in_order_and_none_is_too_long(counts: list[int], jobs: int) -> None:
-    work = [Part(DEMO, replace(A_SETTING, name=str(n)), (CLIP,) * count) for n, count in enumerate(counts)]
+    work = [Part(Path(), DEMO, replace(A_SETTING, name=str(n)), (CLIP,) * count) for n, count in enumerate(counts)]
     parts = share_out(work, jobs)
     assert all(1 <= len(part.clips) <= 32 for part in parts)
     done = [(part.setting.name, quiz) for part in parts for quiz in part.clips]
@@ -35,14 +35,14 @@ def test_parts_are_the_work_in_order_and_none_is_too_long(counts: list[int], job
 
 
 def test_parts_keep_all_processes_busy() -> None:
-    work = [Part(DEMO, A_SETTING, (CLIP,) * 30)] * 2
+    work = [Part(Path(), DEMO, A_SETTING, (CLIP,) * 30)] * 2
     assert [len(part.clips) for part in share_out(work, 8)] == [8, 8, 8, 6] * 2
 
 
 def test_the_error_of_a_process_is_raised_here(tiny_bundle: Path) -> None:
     missing = Setting("missing", Policy(pruner=PrunerPolicy(method="missing")))
     with pytest.raises(BundleError, match='no pruner graph "missing"'):
-        run_parts(tiny_bundle, [Part(DEMO, missing, (CLIP,))], 1, lambda _: None)
+        run_parts([Part(tiny_bundle, DEMO, missing, (CLIP,))], 1, lambda _: None)
 
 
 def test_a_killed_process_is_told_with_what_to_do(tiny_bundle: Path) -> None:
@@ -51,5 +51,5 @@ def test_a_killed_process_is_told_with_what_to_do(tiny_bundle: Path) -> None:
             process.kill()
 
     with pytest.raises(ResourceError, match=f"ended by signal {signal.SIGKILL:d}.* fewer --jobs"):
-        run_parts(tiny_bundle, [Part(DEMO, A_SETTING, (CLIP,) * 500)], 1, kill)
+        run_parts([Part(tiny_bundle, DEMO, A_SETTING, (CLIP,) * 500)], 1, kill)
     assert multiprocessing.active_children() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ class CountedSession(StreamSession):
 def test_a_recording_compares_as_the_stream_itself_does(tiny_bundle: Path, clip: TaskClip) -> None:
     model = Model.open(tiny_bundle, OrtBackend(threads=1))
     with StreamSession(model, PAPER) as session:
-        expected = watch_beside_off(session, clip)
+        expected = watch_beside_off(session, clip, partial(StreamSession, model))
     dense = CountedSession(model, OFF)
     recorded = RecordedStream(dense, 1 << 30)
 

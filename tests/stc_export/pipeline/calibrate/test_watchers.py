@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_own_videos_are_compared_with_the_uncompressed_stream(model: Model, clip
         policy = replace(named_policies()[name], memory=model.manifest.policy.memory)
         for clip in clips:
             with StreamSession(model, policy) as session:
-                expected = watch_beside_off(session, clip)
+                expected = watch_beside_off(session, clip, partial(StreamSession, model))
             found = watcher.watch(policy, clip)
             assert (found.answers, found.work, found.fidelity) == (expected.answers, expected.work, expected.fidelity)
 
