@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import genai
@@ -10,13 +12,16 @@ from bench import Bench, joined
 from numpy.typing import NDArray
 
 from stc_engines.detect import count_cores
-from stc_export.pipeline.bench.series import Measured, Series, Step, compare, interleaved, timed_ms
+from stc_export.pipeline.bench.series import Measured, Series, compare, timed_ms
 from stc_export.pipeline.operations import llm_macs
 from stc_export.spec.policy import MemoryPolicy
 from stc_runtime.language import StreamMemory
 from stc_runtime.sampling import greedy
 
-WARMUP = 3
+#: Tokens that are measured one after the other, and those before them that are dropped.
+BLOCK, WARMUP = 10, 3
+#: Between blocks: a runtime's threads wait busily for a while after a call, and would take the other one's cores.
+_PAUSE_S = 0.1
 #: Tokens that fill the memory at a time, as frames do.
 _CHUNK = 196
 MISSING = "onnxruntime-genai is not installed, so decoding has no baseline: pip install onnxruntime-genai"
@@ -28,27 +33,55 @@ def measure_decode(bench: Bench) -> Measured:
 
 
 def _at(bench: Bench, context: int) -> Measured:
-    count = WARMUP + bench.plan.decode_tokens
+    count = tokens_in_all(bench.plan.decode_tokens)
     text = bench.manifest.dims.text
     prompt = tuple(np.random.default_rng(0).integers(0, text.vocab, context).tolist())
     ours = Answer(bench, prompt, count)
-    steps, names, notes = [ours.step], [f"decode, {context} tokens before"], [MISSING]
+    steps, names, notes = [ours.write], [f"decode, {context} tokens before"], [MISSING]
     if genai.installed():
         folder = genai.exported(bench.bundle, bench.manifest.dims)
         # Left to itself it takes one thread, where ONNX Runtime takes one per core.
         other = genai.GenaiLlm(folder, context + count + 1, bench.threads or count_cores())
         notes = [agreement(ours.logits, other.read(prompt), context)]
-        steps.append(lambda _index: timed_ms(other.write))
+        steps.append(other.write)
         names.append(f"onnxruntime-genai, {context} tokens before")
     with bench.progress.stage(f"decode {context}", bench.plan.decode_tokens, "tokens") as advance:
-        samples = interleaved(steps, WARMUP, bench.plan.decode_tokens, advance)
+        samples = in_blocks(steps, bench.plan.decode_tokens, advance)
     macs = llm_macs(text, 1, context)
     series = [Series(name, macs, WARMUP, 1, taken) for name, taken in zip(names, samples, strict=True)]
     return Measured(tuple(series), tuple(compare(series[0], other) for other in series[1:]), tuple(notes))
 
 
+def tokens_in_all(count: int) -> int:
+    """Return how many tokens an answer needs of which ``count`` are measured."""
+    return -(-count // BLOCK) * (WARMUP + BLOCK)
+
+
+def in_blocks(
+    steps: Sequence[Callable[[], object]], count: int, advance: Callable[[int], None]
+) -> list[tuple[float, ...]]:
+    """Take samples in turns, a block of tokens of each at a time, as an answer is written.
+
+    Args:
+        steps: What is measured; each writes a token.
+        count: Tokens of each that count.
+        advance: Called with the tokens of a block that count.
+
+    Returns:
+        Samples of each step in milliseconds.
+    """
+    samples: list[list[float]] = [[] for _ in steps]
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
+        for taken, step in zip(samples, steps, strict=True):
+            time.sleep(_PAUSE_S)
+            taken += [round(timed_ms(step), 4) for _ in range(WARMUP + size)][WARMUP:]
+        advance(size)
+    return [tuple(taken) for taken in samples]
+
+
 class Answer:
-    """An answer after a prompt of text, which stands for frames: a step does what a session does for each token.
+    """An answer after a prompt of text, which stands for frames: :meth:`write` does what a session does for each token.
 
     Attributes:
         logits: Of the last token of the prompt, then of the newest one, [V].
@@ -79,12 +112,8 @@ class Answer:
         self._done += 1
         return logits
 
-    @property
-    def step(self) -> Step:
-        """What adds the i-th token."""
-        return lambda _index: timed_ms(self._write)
-
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Add a token."""
         self.logits = self._extend(greedy(self.logits))
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 from bench import Bench, record
-from decode import WARMUP, Answer
+from decode import WARMUP, Answer, in_blocks, tokens_in_all
 from make_checkpoint import write_random_checkpoint
 from shapes import FULL, SHAPES, Shape
 from tables import RESULTS
 
 from stc_export.cli.progress import make_progress
 from stc_export.pipeline.bench.record import load_average, write_record
-from stc_export.pipeline.bench.series import Measured, Series, compare, interleaved
+from stc_export.pipeline.bench.series import Measured, Series, compare
 from stc_export.pipeline.build import run_build
 from stc_export.pipeline.operations import llm_macs
 from stc_export.pipeline.types import BuildRequest
@@ -72,12 +72,12 @@ def made(checkpoint: Path, shape: Shape, precision: str, progress: Progress) -> 
 
 
 def measure(benches: list[Bench], tokens: int) -> Measured:
-    """Answer after the same prompt with each bundle, a token of each in turns."""
+    """Answer after the same prompt with each bundle, a block of tokens of each in turns."""
     text = benches[0].manifest.dims.text
     prompt = tuple(np.random.default_rng(0).integers(0, text.vocab, min(CONTEXT, text.context // 4)).tolist())
-    answers = [Answer(bench, prompt, WARMUP + tokens) for bench in benches]
+    answers = [Answer(bench, prompt, tokens_in_all(tokens)) for bench in benches]
     with benches[0].progress.stage("decode", tokens, "tokens") as advance:
-        samples = interleaved([answer.step for answer in answers], WARMUP, tokens, advance)
+        samples = in_blocks([answer.write for answer in answers], tokens, advance)
     macs, names = llm_macs(text, 1, len(prompt)), [f"decode, {len(prompt)} tokens before, {p}" for p in PRECISIONS]
     few, wide = (Series(name, macs, WARMUP, 1, taken) for name, taken in zip(names, samples, strict=True))
     return Measured((few, wide), (compare(few, wide),))

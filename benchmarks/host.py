@@ -78,7 +78,7 @@ def measure_host(bench: Bench) -> Measured:
             advance(1)
     series = {
         name: Series(
-            f"{name} per frame", max(1.0, stream.macs[name] / frames), frames, frames, tuple(one[name] for one in taken)
+            f"{name} per frame", round(stream.macs[name] / frames), frames, frames, tuple(one[name] for one in taken)
         )
         for name in ("whole", OVERHEAD, *ROLES, "host")
     }

@@ -180,10 +180,14 @@ def markdown(rows: tuple[BenchRow, ...]) -> str:
     header = "| stage | ms | baseline | ms | faster | bound | n |\n|---|---:|---|---:|---:|---:|---:|"
     lines = [
         f"| {row.stage} | {row.p50_ms:.1f} | {row.baseline} | {row.baseline_p50_ms:.1f} | {row.ratio:.2f}x | "
-        f"{row.bound:.2f}x | {row.n} |"
+        f"{_bound(row)} | {row.n} |"
         for row in rows
     ]
     return "\n".join([header, *lines])
+
+
+def _bound(row: BenchRow) -> str:
+    return "" if row.bound is None else f"{row.bound:.2f}x"
 
 
 if __name__ == "__main__":

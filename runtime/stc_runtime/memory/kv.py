@@ -10,7 +10,7 @@ graph that writes into the whole cache has one size only: ``least`` is then the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -78,6 +78,7 @@ class KVMemory:
         """
         self._shape = shape
         self._theta = theta
+        self._names = {suffix: port_names(shape.layers, suffix) for suffix in ("in", "out")}
         elements = shape.kv_heads * shape.capacity * shape.head_dim
         self._keys = [reserve(elements, dtype) for _ in range(shape.layers)]
         self._values = [reserve(elements, dtype) for _ in range(shape.layers)]
@@ -89,7 +90,7 @@ class KVMemory:
         self._sink = 0
         self._origin = 0
         self._used = 0
-        self._bucket = shape.bucket(0)
+        self._see(shape.bucket(0))
 
     @property
     def nbytes(self) -> int:
@@ -121,14 +122,11 @@ class KVMemory:
 
     def past(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values of a layer, each contiguous [1, Hkv, P, d]: views, valid until the bucket changes."""
-        shape = (1, self._shape.kv_heads, self._bucket, self._shape.head_dim)
-        return self._keys[layer].tensor(shape), self._values[layer].tensor(shape)
+        return self._views[layer], self._views[self._shape.layers + layer]
 
-    def ports(self, suffix: str) -> dict[str, Tensor]:
+    def ports(self, suffix: Literal["in", "out"]) -> dict[str, Tensor]:
         """Return keys and values of all layers under the names of a graph: ``key_0_<suffix>``, ..., the views above."""
-        pairs = [self.past(layer) for layer in range(self._shape.layers)]
-        names = (("key", 0), ("value", 1))
-        return {f"{name}_{layer}_{suffix}": pair[half] for name, half in names for layer, pair in enumerate(pairs)}
+        return dict(zip(self._names[suffix], self._views, strict=True))
 
     def places(self, slot: int, end: int) -> dict[str, Tensor]:
         """Return slots ``[slot, end)`` of all layers as outputs [1, Hkv, S, d]: ``key_0_out``, ..., views as above."""
@@ -154,7 +152,7 @@ class KVMemory:
         grown = self._shape.bucket(slots)
         for store in (*self._keys, *self._values):
             self._lay_out(store, grown)
-        self._bucket = grown
+        self._see(grown)
 
     def check_room(self, slot: int, end: int) -> None:
         """Check that slots ``[slot, end)`` are ones that the graph sees.
@@ -241,10 +239,16 @@ class KVMemory:
         """Forget everything: no used slots, no sink, the first bucket, and no number that was not finite."""
         for store in (*self._keys, *self._values):
             store.clear()
-        self._bucket = self._shape.bucket(0)
+        self._see(self._shape.bucket(0))
         self._sink = 0
         self._origin = 0
         self.used = 0
+
+    def _see(self, bucket: int) -> None:
+        """Set how many slots the graph sees. The views of them are made here once, not for every token."""
+        self._bucket = bucket
+        shape = (1, self._shape.kv_heads, bucket, self._shape.head_dim)
+        self._views = [store.tensor(shape) for store in (*self._keys, *self._values)]
 
     def _place(self, head: int, slot: int) -> int:
         return (head * self._bucket + slot) * self._shape.head_dim
@@ -265,6 +269,11 @@ class KVMemory:
         width = self._shape.head_dim
         for head in reversed(range(1, self._shape.kv_heads)):
             store.move(head * bucket * width, self._place(head, 0), self._bucket * width)
+
+
+def port_names(layers: int, suffix: str) -> tuple[str, ...]:
+    """Return what a graph calls the keys of all layers, then the values: ``key_0_in``, ..., ``value_0_in``, ...."""
+    return tuple(f"{name}_{layer}_{suffix}" for name in ("key", "value") for layer in range(layers))
 
 
 def not_finite(what: str) -> ParityError:

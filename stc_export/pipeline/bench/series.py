@@ -19,7 +19,7 @@ class Series:
 
     Attributes:
         name: What was measured.
-        macs: Multiply-accumulates of one value (see :mod:`stc_export.pipeline.operations`).
+        macs: Multiply-accumulates of one value (see :mod:`stc_export.pipeline.operations`); 0: it is other work.
         warmup: Samples that were taken before and dropped.
         group: Consecutive samples that make one value, their mean: 1, or the frames of a pass over a stream.
         samples_ms: All samples in the order taken, in milliseconds.
@@ -85,12 +85,12 @@ def timed_ms(work: Callable[[], object]) -> float:
 
 
 def compare(series: Series, baseline: Series) -> BenchRow:
-    """Return a series against its baseline; the bound is the ratio of their operations."""
+    """Return a series against its baseline; the bound is the ratio of their operations, if there are any."""
     return BenchRow(
         stage=series.name,
         baseline=baseline.name,
         ratio=round(baseline.p50_ms / series.p50_ms, 4),
-        bound=round(baseline.macs / series.macs, 4),
+        bound=round(baseline.macs / series.macs, 4) if series.macs else None,
         p50_ms=round(series.p50_ms, 4),
         baseline_p50_ms=round(baseline.p50_ms, 4),
         n=len(series.values_ms),
