@@ -128,13 +128,25 @@ def even_bundle_int4(tmp_path_factory: pytest.TempPathFactory, even_checkpoint: 
     return built_once(tmp_path_factory, "even-int4", lambda out: replace(request, out=out))
 
 
+def built_from_pictures(factory: pytest.TempPathFactory, checkpoint: Path, target: str, precision: str) -> Path:
+    """Return a bundle whose ViT has scales from pictures of noise that moves."""
+    folder = factory.mktemp("pictures")
+    write_pictures(folder, 8)
+    asked = f"fp16,vit={precision}"
+    request = BuildRequest(str(checkpoint), target=target, precision=asked, flavour="base", calib=folder)
+    return built_once(factory, f"tiny-calibrated-{precision}", lambda out: replace(request, out=out))
+
+
 @pytest.fixture(scope="session")
 def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """Bundle of the tiny checkpoint for TensorRT-RTX, the ViT in int8 with scales from pictures of noise that moves."""
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder, 8)
-    request = BuildRequest(str(tiny_checkpoint), target="rtx", precision="fp16,vit=int8", flavour="base", calib=folder)
-    return built_once(tmp_path_factory, "tiny-calibrated", lambda out: replace(request, out=out))
+    """Bundle of the tiny checkpoint for TensorRT-RTX, the ViT in int8."""
+    return built_from_pictures(tmp_path_factory, tiny_checkpoint, "rtx", "int8")
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle_fp8(tmp_path_factory: pytest.TempPathFactory, even_checkpoint: Path) -> Path:
+    """Bundle of the other one, for TensorRT, the ViT in fp8."""
+    return built_from_pictures(tmp_path_factory, even_checkpoint, "h200", "fp8")
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,10 @@ def build(  # noqa: PLR0913 - one parameter per flag
             "--keep-precision", metavar="A,B", help="Layers that are not rounded, e.g. llm.layers.0.*; see calibrate."
         ),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", metavar="NAME", help="Round the LLM's output matrix as well: int4, int4-128 or int8."),
+    ] = None,
     flavour: Annotated[
         str | None, typer.Option("--flavour", metavar="base|modern", help="The target's default if not given.")
     ] = None,
@@ -83,6 +87,7 @@ def build(  # noqa: PLR0913 - one parameter per flag
             rounding=rounding,
             keep_precision=_names(keep_precision),
             calib=calib,
+            head=head,
         )
         from stc_export.pipeline.build import plan_build
         from stc_export.pipeline.seal import build_and_seal

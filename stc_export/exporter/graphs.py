@@ -33,6 +33,7 @@ class GraphForm:
         metrics: Metrics that there are graphs for; ``cosine`` is one of them.
         attention: Whether ``vit`` gives the attention that tokens received, and there are the methods that use it.
         schemes: How weights of linear layers are rounded, for the roles whose weights are.
+        head: How the output matrix of the LLM is rounded, if it is.
     """
 
     flavour: Flavour
@@ -41,6 +42,7 @@ class GraphForm:
     metrics: tuple[Metric, ...] = ("cosine",)
     attention: bool = False
     schemes: Mapping[Role, Scheme] = field(default_factory=dict)
+    head: Scheme | None = None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stc_calib.rounding import restore_weights, round_weights
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.weights import WeightRecipe
+
+#: A tensor is rounded in blocks of rows of about this size (as float32).
+_BLOCK_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -28,17 +33,23 @@ class RoundedCheckpoint(Checkpoint):
     recipes: Mapping[str, WeightRecipe]
 
     def read(self, name: str) -> Any:
-        """Read one tensor (see :meth:`Checkpoint.read`); a rounded one is restored to float32.
+        """Read one tensor (see :meth:`Checkpoint.read`); a rounded one is restored, by blocks, to float32.
 
         Raises:
             CheckpointError: Missing tensor or unreadable file.
         """
         import torch
 
-        tensor, recipe = self.original.read(name), self.recipes.get(name)
+        recipe = self.recipes.get(name)
         if recipe is None or recipe.scheme is None:
-            return tensor
-        return torch.from_numpy(restore_weights(round_weights(tensor.float().numpy(), recipe.scheme, recipe.dtype)))
+            return self.original.read(name)
+        restored = np.empty(self.info(name).shape, np.float32)
+        first = 0
+        for block in self.original.read_blocks(name, _BLOCK_BYTES):
+            rounded = round_weights(block.float().numpy(), recipe.scheme, recipe.dtype)
+            restored[first : first + len(block)] = restore_weights(rounded)
+            first += len(block)
+        return torch.from_numpy(restored)
 
 
 def rounded_checkpoint(checkpoint: Checkpoint, recipes: Iterable[WeightRecipe]) -> Checkpoint:

@@ -18,7 +18,7 @@ from stc_export.families.base import Family, FamilyModel
 from stc_export.pipeline.calibration_data import CalibrationTask, find_task
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
-from stc_export.pipeline.precisions import Precisions, check_blocks, keep_layers, read_precisions
+from stc_export.pipeline.precisions import Precisions, check_blocks, keep_layers, read_head, read_precisions
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.calibration import Rounding
@@ -69,7 +69,13 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     slots = kv_slots(request.policy.memory, model.dims.text.context)
     metrics = tuple(name for name in METRIC_NAMES if name in ("cosine", *request.metrics))
     form = GraphForm(
-        _flavour(request.flavour, target), precisions.dtype, slots, metrics, request.attention, precisions.schemes
+        flavour=_flavour(request.flavour, target),
+        dtype=precisions.dtype,
+        slots=slots,
+        metrics=metrics,
+        attention=request.attention,
+        schemes=precisions.schemes,
+        head=read_head(request.head, precisions, target),
     )
     kept = keep_layers(model.split(form, preprocessing), request.keep_precision)
     split = kept.split

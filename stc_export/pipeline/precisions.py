@@ -91,6 +91,27 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
     return Precisions(floats, schemes)
 
 
+def read_head(asked: str | None, precisions: Precisions, target: Target) -> Scheme | None:
+    """Read ``--head``: how the output matrix of the LLM is rounded; ``None`` if it is not.
+
+    Raises:
+        UnsupportedError: A precision that does not exist, or that the target or the matrix does not have.
+        UsageError: The layers before it are not rounded.
+    """
+    if asked is None:
+        return None
+    _check_name(asked, target)
+    known = schemes_of(target.backend)["llm"]
+    if asked not in known:
+        raise UnsupportedError(f"The output matrix cannot be {asked}.", nearest(asked, known))
+    if "llm" not in precisions.schemes:
+        raise UsageError(
+            f"--head is {asked}, but the layers of the LLM are not rounded.",
+            f"Add for example --precision llm={asked}.",
+        )
+    return known[asked]
+
+
 def bundle_precisions(manifest: Manifest) -> Precisions:
     """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only."""
     schemes = {

@@ -33,6 +33,7 @@ class BuildRequest:
         rounding: How weights of few bits are rounded: ``nearest`` or ``awq``.
         keep_precision: Patterns of names of layers that are not rounded, e.g. ``llm.layers.0.*``.
         calib: Folder or video from which scales of activations are chosen.
+        head: Precision of the LLM's output matrix, e.g. ``int4``; ``None``: that of activations.
     """
 
     model: str
@@ -47,6 +48,7 @@ class BuildRequest:
     rounding: str = "nearest"
     keep_precision: tuple[str, ...] = ()
     calib: Path | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stc_export.families.llava_onevision.metrics import METRICS
 from stc_export.families.llava_onevision.parts import PARTS, Parts
 from stc_export.families.llava_onevision.projector import PrunerGraph
 from stc_export.families.llava_onevision.vision import EncoderParts, GateEncoder, PatchGate, RankingEncoder
-from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, VISION, weight_files
+from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, ROUNDED_HEAD, VISION, weight_files
 from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS, PrunerMethod
 from stc_export.spec.interface import (
     VIT_STATE,
@@ -157,6 +157,6 @@ def llm_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
         interface=interface,
         nest=lambda flat: (*flat[:2], list(flat[2:told]), list(flat[told : told + n]), list(flat[told + n :])),
         dims={letter: bounds for letter, bounds in dims.items() if letter in used},
-        weight_files=(LLM, EMBED),
+        weight_files=(LLM, ROUNDED_HEAD) if form.head else (LLM, EMBED),
         flavour=form.flavour,
     )

@@ -19,8 +19,11 @@ from stc_export.families.llava_onevision.projector import pooling_weights
 from stc_export.spec.manifest import DType
 
 VISION, PROJECTOR, LLM, EMBED = "vision.weights", "projector.weights", "llm.weights", "embed.weights"
+#: Where the output matrix lies if it is rounded; else with the decoder, or where it is the embedding table, there.
+ROUNDED_HEAD = "head.weights"
 #: The output matrix: a tensor of its own, or a part of the embeddings.
 HEAD = "head.weight"
+_HEAD_SOURCE, _EMBED_SOURCE = "lm_head.weight", "language_model.embed_tokens.weight"
 
 _PREFIXES = (
     ("model.vision_tower.", "vision_tower."),
@@ -55,8 +58,9 @@ def weight_files(
     return {
         VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype, form.schemes.get("vit"))),
         PROJECTOR: _projector(config, dtype),
-        LLM: _decoder(config, dtype, form.schemes.get("llm")),
-        EMBED: _embed(config, dtype),
+        LLM: (*_decoder(config, dtype, form.schemes.get("llm")), *(() if form.head else _head(config, dtype))),
+        EMBED: _embed(config, dtype, shared=config.tied and form.head is None),
+        **({ROUNDED_HEAD: _rounded_head(config, dtype, form.head)} if form.head else {}),
     }
 
 
@@ -156,17 +160,26 @@ def _decoder(config: LlavaConfig, dtype: DType, scheme: Scheme | None) -> tuple[
                 f"layers.{i}.norm2.weight", "float32", (text.width,), (f"{layer}.post_attention_layernorm.weight",)
             ),
         ]
-    if not config.tied:
-        rows.append(WeightRecipe(HEAD, dtype, (text.vocab, text.width), ("lm_head.weight",)))
     return tuple(rows)
 
 
-def _embed(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+def _head(config: LlavaConfig, dtype: DType) -> tuple[WeightRecipe, ...]:
+    """The output matrix, unless it is the embedding table."""
+    shape = (config.dims.text.vocab, config.dims.text.width)
+    return () if config.tied else (WeightRecipe(HEAD, dtype, shape, (_HEAD_SOURCE,)),)
+
+
+def _rounded_head(config: LlavaConfig, dtype: DType, scheme: Scheme) -> tuple[WeightRecipe, ...]:
+    """The output matrix in few bits, of its own even if the embedding table has the same values."""
+    shape = (config.dims.text.vocab, config.dims.text.width)
+    return (WeightRecipe(HEAD, dtype, shape, (_EMBED_SOURCE if config.tied else _HEAD_SOURCE,), scheme=scheme),)
+
+
+def _embed(config: LlavaConfig, dtype: DType, *, shared: bool) -> tuple[WeightRecipe, ...]:
+    """The tables of the host; ``shared``: the graph uses one of them as its output matrix."""
     text = config.dims.text
-    source = ("language_model.embed_tokens.weight",)
-    shape = (text.vocab, text.width)
-    parts = {HEAD: (0, text.vocab)} if config.tied else None
+    parts = {HEAD: (0, text.vocab)} if shared else None
     return (
-        WeightRecipe("embed", dtype, shape, source, parts=parts),
+        WeightRecipe("embed", dtype, (text.vocab, text.width), (_EMBED_SOURCE,), parts=parts),
         WeightRecipe("newline", dtype, (text.width,), ("image_newline",)),
     )

@@ -1,4 +1,4 @@
-"""A whole bundle whose ViT computes in int8: scales from data, the record of it, and what is refused."""
+"""A whole bundle whose ViT computes in int8 or fp8: scales from data, the record of it, and what is refused."""
 
 from __future__ import annotations
 
@@ -38,13 +38,19 @@ if TYPE_CHECKING:
 LAYERS = {"gate": ("qvk", "out", "fc1", "fc2"), "per_layer": ("qv", "k", "out", "fc1", "fc2")}
 
 
-def test_graphs_round_with_the_scales_of_the_record(calibrated_bundle: Path) -> None:
-    chosen = read_record(calibrated_bundle).activations
+@pytest.fixture(params=["int8", "fp8"])
+def bundle(request: pytest.FixtureRequest) -> Path:
+    """Both."""
+    return request.getfixturevalue({"int8": "calibrated_bundle", "fp8": "calibrated_bundle_fp8"}[request.param])
+
+
+def test_graphs_round_with_the_scales_of_the_record(bundle: Path) -> None:
+    chosen = read_record(bundle).activations
     assert chosen is not None
     steps = {row.name: row.step for row in chosen.steps}
     assert set(steps) == {f"layers.{i}.{name}.weight" for i in range(3) for names in LAYERS.values() for name in names}
     for variant, names in LAYERS.items():
-        graph = onnx.load(calibrated_bundle / f"graphs/vit.{variant}.onnx", load_external_data=False).graph
+        graph = onnx.load(bundle / f"graphs/vit.{variant}.onnx", load_external_data=False).graph
         found = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith(".step")}
         expected = {f"layers.{i}.{name}.weight" for i in range(3) for name in names}
         assert found == {f"{name}.step": np.float16(steps[name]) for name in expected}
@@ -52,15 +58,25 @@ def test_graphs_round_with_the_scales_of_the_record(calibrated_bundle: Path) -> 
         assert kinds.count("QuantizeLinear") == len(expected) == kinds.count("Gemm")
 
 
-def test_parity_and_precision_are_those_of_int8(calibrated_bundle: Path) -> None:
-    manifest = read_manifest(calibrated_bundle)
+@pytest.mark.parametrize(
+    ("built", "precision", "code"),
+    [("calibrated_bundle", "int8", "INT8"), ("calibrated_bundle_fp8", "fp8", "FLOAT8E4M3FN")],
+)
+def test_parity_and_precision_are_those_of_the_vit(
+    built: str, precision: str, code: str, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(built)
+    manifest = read_manifest(root)
     assert {graph.role: graph.precision for graph in manifest.graphs} == {
         **dict.fromkeys(("cacher_gate", "pruner", "llm"), "fp16"),
-        "vit": "int8",
+        "vit": precision,
     }
+    graph = onnx.load(root / "graphs/vit.gate.onnx", load_external_data=False).graph
+    weights = {t.data_type for t in graph.initializer if t.name.endswith("fc1.weight")}
+    assert weights == {onnx.TensorProto.DataType.Value(code)}
     rows = [row for case in manifest.parity if case.graph.startswith("graphs/vit.") for row in case.outputs]
     assert all(row.passed and row.tolerance == 0.2 for row in rows)
-    assert not list((calibrated_bundle / "graphs").glob("taps*"))
+    assert not list((root / "graphs").glob("taps*"))
 
 
 def test_record_tells_what_the_scales_were_chosen_from(calibrated_bundle: Path) -> None:
@@ -87,10 +103,10 @@ def test_scales_for_another_graph_are_refused_when_a_bundle_is_opened(calibrated
             look(root)
 
 
-def test_goldens_hold_when_the_graphs_are_opened_again(calibrated_bundle: Path) -> None:
-    entry = read_manifest(calibrated_bundle).graph("vit", "gate")
-    engine = OrtBackend().open(calibrated_bundle, entry)
-    cases = run_goldens(Goldens.open(calibrated_bundle), entry.file, engine, lambda *_: None)
+def test_goldens_hold_when_the_graphs_are_opened_again(bundle: Path) -> None:
+    entry = read_manifest(bundle).graph("vit", "gate")
+    engine = OrtBackend().open(bundle, entry)
+    cases = run_goldens(Goldens.open(bundle), entry.file, engine, lambda *_: None)
     assert len(cases) == 2
     assert all(case.passed for case in cases)
 
