@@ -40,7 +40,7 @@ class Evidence:
         chosen: What it chose, or what came nearest.
         questions: Questions of the search that count.
         held_out: Figures of the uncompressed model, the published policy and the chosen one on the clips that are held
-            out; the chosen one is the last.
+            out; the chosen one may be one of the others.
     """
 
     budget: Budget
@@ -52,7 +52,7 @@ class Evidence:
 
 def make_record(request: TuneRequest, clips: TuningClips, evidence: Evidence, manifest: Manifest) -> TuningRecord:
     """Return what ``tuning.json`` says."""
-    final = evidence.held_out[-1]
+    final = next(row for row in evidence.held_out if row.name == evidence.chosen.candidate.name)
     in_search = evidence.found.chosen is not None
     budget = evidence.budget
     met = in_search and HELD[budget.name](final, budget.value)

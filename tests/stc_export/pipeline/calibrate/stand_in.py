@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stc_export.spec.policy import Policy
@@ -18,12 +19,12 @@ def is_faithful(policy: Policy) -> bool:
     return kept >= 0.5 and policy.gate.mode != "adaptive"
 
 
-def make_outcome(policy: Policy, clip: TaskClip) -> ClipOutcome:
+def make_outcome(policy: Policy, clip: TaskClip, *, faithful: bool) -> ClipOutcome:
     """Return what a clip gives: one wrong answer under a policy that is not faithful, times as what is kept."""
     dense = policy.gate.mode == "off"
     full = FRAMES if dense else FRAMES // 4
     kept = VISUAL if policy.pruner.method == "none" else max(1, int(VISUAL * policy.pruner.keep))
-    texts = ["no" if number == 0 and not is_faithful(policy) else "yes" for number in range(len(clip.questions))]
+    texts = ["no" if number == 0 and not faithful else "yes" for number in range(len(clip.questions))]
     answers = tuple(
         answered(clip.name, number, settled(question, "yes"), text)
         for number, (question, text) in enumerate(zip(clip.questions, texts, strict=True))
@@ -47,10 +48,17 @@ def make_outcome(policy: Policy, clip: TaskClip) -> ClipOutcome:
 
 @dataclass
 class StandIn:
-    """Stands for a watcher; an interrupt can come before a clip."""
+    """Stands for a watcher; an interrupt can come before a clip.
+
+    Attributes:
+        watched: What it was asked for.
+        interrupt_at: Number of the clip before which the interrupt comes.
+        faithful: Whether a policy answers as the uncompressed model does.
+    """
 
     watched: list[tuple[Policy, str]] = field(default_factory=list)
     interrupt_at: int = -1
+    faithful: Callable[[Policy], bool] = is_faithful
 
     def open(self, _model: object, _task: object) -> StandIn:
         return self
@@ -59,4 +67,4 @@ class StandIn:
         if len(self.watched) == self.interrupt_at:
             raise KeyboardInterrupt
         self.watched.append((policy, clip.name))
-        return make_outcome(policy, clip)
+        return make_outcome(policy, clip, faithful=self.faithful(policy))

@@ -25,7 +25,7 @@ from stc_export.spec.policy import (
 )
 from stc_export.validate.cuts import HeldFrames
 from stc_export.validate.types import ClipOutcome, TaskClip, TaskQuestion, Work
-from tests.stc_export.pipeline.calibrate.stand_in import make_outcome
+from tests.stc_export.pipeline.calibrate.stand_in import is_faithful, make_outcome
 from tests.stc_export.pipeline.small_bundle import small_manifest
 
 DIMS = small_manifest().dims
@@ -35,7 +35,7 @@ QUESTION = TaskQuestion("who", "all", 0.0, "Who?", None, "same_text", 4)
 
 def clips(policy: Policy, count: int, questions: int) -> list[ClipOutcome]:
     own = [TaskClip(f"clip {n}", HeldFrames(()), (QUESTION,) * questions) for n in range(count)]
-    return [make_outcome(policy, clip) for clip in own]
+    return [make_outcome(policy, clip, faithful=is_faithful(policy)) for clip in own]
 
 
 @given(

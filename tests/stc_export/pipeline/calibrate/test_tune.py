@@ -87,6 +87,19 @@ def test_the_cheapest_faithful_policy_is_found_and_written(tuned: Tuned) -> None
     assert replace(written, command="") == record
 
 
+def test_video_on_which_every_compression_loses_gets_none(bundle: Path, films: Path) -> None:
+    """The uncompressed model is a candidate itself; what is judged is its row, not that of the published policy."""
+
+    def only_off(policy: Policy) -> bool:
+        return policy.gate.mode == "off" and policy.pruner.method == "none"
+
+    record = run(request(bundle, films), StandIn(faithful=only_off))
+    assert (record.chosen, record.met) == ("off", True)
+    assert record.verdict == "accuracy=0.99 is met, in the search and on the clips that were held out"
+    assert [(row.name, row.kept.value) for row in record.held_out] == [("off", 1.0), ("paper", pytest.approx(11 / 12))]
+    assert tuned_policy(bundle) == record.policy
+
+
 def test_the_record_says_what_was_looked_at(tuned: Tuned) -> None:
     data, rows = tuned.record.data, tuned.record.held_out
     assert (data.clips, data.questions, data.held_out_clips, data.held_out_questions) == (9, 108, 9, 108)
