@@ -123,8 +123,8 @@ def _rounded(result: InspectResult) -> str:
 
 
 def _how(row: RoundedFile) -> str:
-    """Return precision, rounding and the number of layers that were left, e.g. ``int4, awq, 2 layers kept``."""
-    rounding = [] if row.rounding == "nearest" else [row.rounding]
+    """Return precision, rounding and the number of layers that were left: ``int4, awq on my_videos, 2 layers kept``."""
+    rounding = [] if row.rounding == "nearest" else [f"{row.rounding} on {one_line(row.data)}"]
     kept = [f"{len(row.kept)} layers kept"] if row.kept else []
     return ", ".join([one_line(row.precision), *rounding, *kept])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from stc_calib.awq import Scales, choose_scales
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.scaled import ScaledCheckpoint
 from stc_export.exporter.weights import WeightRecipe
-from stc_export.families.base import Read
+from stc_export.families.base import Prompt, Read
+from stc_export.pipeline.calibration_data import WORLD
 from stc_export.pipeline.plan import Prepared
 from stc_export.pipeline.precisions import layer_name
-from stc_export.pipeline.prompts import read_prompts
+from stc_export.pipeline.prompts import digest_prompts, read_prompts
 from stc_export.spec.calibration import FoldedScales, Rounding
 from stc_export.spec.progress import Progress
 
@@ -32,10 +33,14 @@ class Folded:
     Attributes:
         checkpoint: The same model, perhaps of other weights.
         scales: What was folded in.
+        data: Name of the data that the scales were chosen from.
+        data_sha256: Digest of the prompts.
     """
 
     checkpoint: Checkpoint
     scales: tuple[FoldedScales, ...] = ()
+    data: str = ""
+    data_sha256: str = ""
 
 
 def _nearest(prepared: Prepared, _data: Path | None, _progress: Progress) -> Folded:
@@ -48,13 +53,15 @@ def _awq(prepared: Prepared, data: Path | None, progress: Progress) -> Folded:
     rows: dict[str, NDArray[np.float32]] = {}
     columns: dict[str, NDArray[np.float32]] = {}
     folded: list[FoldedScales] = []
-    for read, (name, recipe) in _reads(prepared, recipes, data, progress):
+    prompts = read_prompts(prepared, data)
+    for read, (name, recipe) in _reads(prepared, recipes, prompts, progress):
         found = _search(prepared.checkpoint, read, recipe)
         columns |= dict.fromkeys(read.group.layers, found.values)
         rows |= dict.fromkeys(read.group.before, np.reciprocal(found.values))
         folded.append(FoldedScales(name, found.alpha, found.nearest_error, found.error))
     base = prepared.checkpoint
-    return Folded(ScaledCheckpoint(base.directory, base.config, base.tensors, rows, columns), tuple(folded))
+    scaled = ScaledCheckpoint(base.directory, base.config, base.tensors, rows, columns)
+    return Folded(scaled, tuple(folded), WORLD if data is None else data.name, digest_prompts(prompts))
 
 
 _Fold = Callable[[Prepared, Path | None, Progress], Folded]
@@ -88,11 +95,11 @@ def _rounded(prepared: Prepared) -> Mapping[str, tuple[str, WeightRecipe]]:
 
 
 def _reads(
-    prepared: Prepared, recipes: Mapping[str, tuple[str, WeightRecipe]], data: Path | None, progress: Progress
+    prepared: Prepared, recipes: Mapping[str, tuple[str, WeightRecipe]], prompts: Sequence[Prompt], progress: Progress
 ) -> Iterator[tuple[Read, tuple[str, WeightRecipe]]]:
     """Yield what is read by each layer that is rounded and has something to fold scales into."""
     checkpoint, model = prepared.checkpoint, prepared.model
-    embeds = model.embed_prompts(checkpoint, prepared.preprocessing, read_prompts(prepared, data))
+    embeds = model.embed_prompts(checkpoint, prepared.preprocessing, prompts)
     language, hidden = model.language(checkpoint), embeds
     with progress.stage("scales", model.dims.text.layers, "layers") as advance:
         for layer in range(model.dims.text.layers):

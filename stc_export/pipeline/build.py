@@ -118,7 +118,7 @@ def _write(
     if prepared.calibration is not None:
         task = prepared.calibration
         scales = _timed(stages, "calibration", lambda: calibrate(prepared, task, manifest, partial, progress))
-    told = Told(prepared.kept, folded.scales, scales)
+    told = Told(prepared.kept, folded.scales, folded.data, folded.data_sha256, scales)
     record = write_record(prepared.split.weights, written, partial, told)
     checked = _timed(stages, "parity", lambda: check_parity(prepared, graphs, scales, partial, progress))
     _refuse_failures(checked.parity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -49,6 +50,17 @@ def read_prompts(prepared: Prepared, data: Path | None) -> tuple[Prompt, ...]:
         Prompt(_frames(prepared, clip, one), before, tokenizer.encode_prompt(spec.after_video, one.prompt))
         for clip, one in asked
     )
+
+
+def digest_prompts(prompts: Sequence[Prompt]) -> str:
+    """Return a digest of what is in prompts: size and pixels of each frame, and all token ids."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        for frame in prompt.frames:
+            digest.update(f"{frame.shape}".encode())
+            digest.update(frame.tobytes())
+        digest.update(f"{prompt.before} {prompt.after}".encode())
+    return digest.hexdigest()
 
 
 def _world() -> tuple[TaskClip, ...]:

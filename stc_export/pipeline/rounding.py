@@ -26,11 +26,15 @@ class Told:
     Attributes:
         kept: Layers that were left as they are.
         folded: Scales of AWQ.
+        data: Name of the data that they were chosen from.
+        data_sha256: Digest of the prompts.
         activations: Scales of activations, if there are any.
     """
 
     kept: tuple[str, ...] = ()
     folded: tuple[FoldedScales, ...] = ()
+    data: str = ""
+    data_sha256: str = ""
     activations: ActivationRecord | None = None
 
 
@@ -67,4 +71,6 @@ def _row(scheme: Scheme, file: WrittenFile, root: Path, told: Told) -> RoundedFi
         rounding="awq" if folded else "nearest",
         kept=tuple(name for name in told.kept if name.startswith(stem)),
         folded=folded,
+        data=told.data if folded else "",
+        data_sha256=told.data_sha256 if folded else "",
     )

@@ -71,6 +71,8 @@ class RoundedFile:
         rounding: How it was rounded.
         kept: Layers that would have been rounded and were left as they are.
         folded: Scales of AWQ.
+        data: Name of the data that they were chosen from; "" without AWQ.
+        data_sha256: Digest of the prompts: frames, and token ids before and behind them.
     """
 
     file: str
@@ -82,6 +84,8 @@ class RoundedFile:
     rounding: Rounding = "nearest"
     kept: tuple[str, ...] = ()
     folded: tuple[FoldedScales, ...] = ()
+    data: str = ""
+    data_sha256: str = ""
 
     @property
     def mean_error(self) -> float:

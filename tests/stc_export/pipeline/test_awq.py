@@ -106,12 +106,13 @@ def test_bundle_passes_the_parity_check_and_its_record_tells_how_it_was_rounded(
     assert (file.rounding, file.precision) == ("awq", "int4")
     assert [row.layer for row in file.folded] == ["llm.layers.0.gate_up", "llm.layers.1.qkv", "llm.layers.1.gate_up"]
     assert file.kept == ("llm.layers.0.qkv", "llm.layers.0.down", "llm.layers.1.down")
+    assert (file.data, len(file.data_sha256)) == ("demo world", 64)
     assert len(file.tensors) == 5
     assert all(0.05 < tensor.relative_error < 0.15 for tensor in file.tensors)
 
 
 def test_inspect_says_how_it_was_rounded(bundle: Path) -> None:
-    assert "graphs/llm.weights  int4, awq, 3 layers kept  32 " in result_text(inspect(bundle))
+    assert "graphs/llm.weights  int4, awq on demo world, 3 layers kept  32 " in result_text(inspect(bundle))
 
 
 def test_kept_layers_take_the_bytes_that_they_had(bundle: Path, even_bundle_int4: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from stc_export.families.base import Prompt
 from stc_export.pipeline.plan import Prepared, prepare
-from stc_export.pipeline.prompts import read_prompts
+from stc_export.pipeline.prompts import digest_prompts, read_prompts
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import VideoError
@@ -65,3 +66,20 @@ def test_video_that_is_none_is_told(build: Prepared, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError):
         read_prompts(build, tmp_path)
+
+
+def test_digest_is_that_of_every_pixel_and_token() -> None:
+    frame = np.zeros((2, 2, 3), np.uint8)
+    prompts = [Prompt((frame,), (1, 2), (3,))]
+    other = frame.copy()
+    other[1, 1, 2] = 1
+    changed = [
+        [Prompt((other,), (1, 2), (3,))],
+        [Prompt((frame.reshape(1, 4, 3),), (1, 2), (3,))],
+        [Prompt((frame,), (1,), (2, 3))],
+        [Prompt((frame,), (1, 2), (4,))],
+        [Prompt((frame, frame), (1, 2), (3,))],
+    ]
+    digests = [digest_prompts(one) for one in (prompts, list(prompts), *changed)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == len(changed) + 1
