@@ -1,12 +1,12 @@
 """Write generated videos to tune a policy on: a fixed camera, and the same scenes seen by one that pans.
 
-    python benchmarks/tuning_videos.py OUT [--videos 8] [--seconds 120]
+    python benchmarks/tuning_videos.py OUT [--videos 8] [--seconds 120] [--objects]
 
 OUT gets the folders ``still`` and ``pan``. Scenes are those clips of the world's validation split, in the order of
 their numbers, that have three objects and no camera cut, told anew with few values, so that every question below has
-its right answer among its options at any time. They are of the templates that the demo model answers best without
-compression (98 to 100 % of the frozen test set): what it answers by chance, any change of its input turns around.
-The command that searches, with the questions, is printed.
+its right answer among its options at any time. Sign and lamp are what the demo model tells best without compression (98
+and 100 % of the frozen test set): what it tells by chance, any change of its input turns around. With --objects a third
+question is about an object. The command that searches, with the questions, is printed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from stc_export.world.script import write_clip
 QUESTIONS = (
     ("What does the sign show now?", ("0", "1", "2", "none")),
     ("What colour is the lamp now?", COLOURS[:4]),
-    ("Which object is red now?", (*SHAPES[:3], "none")),
 )
+OBJECTS = (("Which object is red now?", (*SHAPES[:3], "none")),)
 #: A camera that pans: the picture moves so many pixels to either side, and as many in all down and up, in one turn.
 _SWAY, _TURN_S = 16, 6.0
 
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--videos", type=int, default=8, help="scenes")
     parser.add_argument("--seconds", type=int, default=120, help="length of each")
+    parser.add_argument("--objects", action="store_true", help="ask about an object, too")
     options = parser.parse_args(arguments)
     for folder in ("still", "pan"):
         (options.out / folder).mkdir(parents=True)
@@ -52,16 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
         frames = list(Renderer(clip).frames())
         write_video(options.out / "still" / name, clip.fps, frames)
         write_video(options.out / "pan" / name, clip.fps, panned(frames, clip.fps))
-    asked = " ".join(f"--ask {shlex.quote(prompt)}" for prompt in prompts())
+    asked = " ".join(f"--ask {shlex.quote(prompt)}" for prompt in prompts(objects=options.objects))
     print(f"stc-export calibrate BUNDLE --data {options.out / 'still'} --fps 2 --budget accuracy=0.99 {asked}")
     return 0
 
 
-def prompts() -> tuple[str, ...]:
+def prompts(*, objects: bool) -> tuple[str, ...]:
     """Return the questions as they are put to the demo model."""
     return tuple(
         text + "\n" + " ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, offered, strict=True))
-        for text, offered in QUESTIONS
+        for text, offered in (*QUESTIONS, *(OBJECTS if objects else ()))
     )
 
 
