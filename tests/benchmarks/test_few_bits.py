@@ -28,15 +28,17 @@ def test_few_bits_answers_with_both_bundles_in_turns(
     script: Any, even_bundle_int4: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bundles that are there are not built again."""
-    (tmp_path / "quick-int4.stc").symlink_to(even_bundle_int4)
+    for name in ("int4", "int4-head"):
+        (tmp_path / f"quick-{name}.stc").symlink_to(even_bundle_int4)
     (tmp_path / "quick-fp32.stc").symlink_to(tiny_bundle)
     arguments = ["--shape", "quick", "--tokens", "4", "--threads", "1", "--results", str(tmp_path), str(tmp_path)]
     assert script.main(arguments) == 0
     record = codec.from_json(BenchRecord, (tmp_path / "few-bits-quick.json").read_text(encoding="utf-8"))
     assert [(series.name, len(series.samples_ms)) for series in record.series] == [
+        ("decode, 256 tokens before, int4-head", 4),
         ("decode, 256 tokens before, int4", 4),
         ("decode, 256 tokens before, fp32", 4),
     ]
-    (row,) = record.result.rows
-    assert row.ratio == pytest.approx(row.baseline_p50_ms / row.p50_ms, rel=1e-2)
+    assert [row.baseline for row in record.result.rows] == ["decode, 256 tokens before, fp32"] * 2
+    assert all(row.ratio == pytest.approx(row.baseline_p50_ms / row.p50_ms, rel=1e-2) for row in record.result.rows)
     assert "few-bits-quick.json" in capsys.readouterr().out
