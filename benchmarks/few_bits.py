@@ -2,10 +2,10 @@
 
     python benchmarks/few_bits.py [--shape NAME] [--threads N] [--tokens N] [--results DIR] WORK
 
-Writes a checkpoint of a published shape with its whole vocabulary and random weights, and bundles of it in fp32, in int4,
-and in int4 with the output matrix, to WORK (some 6 GB for llava-onevision-0.5b), and
-benchmarks/results/few-bits-SHAPE.json. What is there is used again. The ViT,
-which has no part in decoding, is cut to two layers. Random weights change answers, not times.
+Writes a checkpoint of a published shape with its whole vocabulary and random weights, and bundles of it in fp32, in
+int4, and in int4 with the output matrix, to WORK (some 6 GB for llava-onevision-0.5b), and
+benchmarks/results/few-bits-SHAPE.json. What is there is used again. The ViT, which has no part in decoding, is cut to
+two layers. Random weights change answers, not times.
 """
 
 from __future__ import annotations
