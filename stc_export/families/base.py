@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_calib.schemes import Arithmetic
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.parity import Arrays, ParityCase
@@ -68,9 +69,21 @@ class FamilyModel(Protocol):
         ...
 
     def embed_prompts(
-        self, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
-    ) -> tuple[NDArray[np.float32], ...]:
-        """Return what the LLM reads of each prompt, [S, D]."""
+        self,
+        checkpoint: Checkpoint,
+        preprocessing: Preprocessing,
+        prompts: Sequence[Prompt],
+        rounded: Mapping[str, Arithmetic],
+    ) -> Embedded:
+        """Return what the ViT makes of the frames of prompts, and what the LLM reads of each.
+
+        Args:
+            checkpoint: The weights.
+            preprocessing: Of frames.
+            prompts: The prompts.
+            rounded: Canonical names of weights of the ViT whose layers read inputs that are rounded token by token, and
+                to what.
+        """
         ...
 
     def language(self, checkpoint: Checkpoint) -> Language:
@@ -91,6 +104,19 @@ class Prompt:
     frames: tuple[NDArray[np.uint8], ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Prompts as the LLM reads them.
+
+    Attributes:
+        features: What the ViT gives for each frame, [T, C].
+        prompts: What the LLM reads of each prompt, [S, D].
+    """
+
+    features: tuple[NDArray[np.float32], ...]
+    prompts: tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _reads(
 ) -> Iterator[tuple[Read, tuple[str, WeightRecipe]]]:
     """Yield what is read by each layer that is rounded and has something to fold scales into."""
     checkpoint, model = prepared.checkpoint, prepared.model
-    embeds = model.embed_prompts(checkpoint, prepared.preprocessing, prompts)
+    embeds = model.embed_prompts(checkpoint, prepared.preprocessing, prompts, {}).prompts
     language, hidden = model.language(checkpoint), embeds
     with progress.stage("scales", model.dims.text.layers, "layers") as advance:
         for layer in range(model.dims.text.layers):

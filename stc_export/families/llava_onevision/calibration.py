@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stc_calib.schemes import Arithmetic
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.preprocess import Preprocessing
-from stc_export.families.base import Answer, Group, LayerSample, Prompt, Ran, Read
+from stc_export.families.base import Answer, Embedded, Group, LayerSample, Prompt, Ran, Read
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.reference import load_reference
 from stc_export.spec.dims import TextDims
@@ -22,16 +24,26 @@ Floats = NDArray[np.float32]
 
 
 def embed_prompts(
-    config: LlavaConfig, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
-) -> tuple[Floats, ...]:
-    """Return what the decoder reads of each prompt, float32 [S, D]: text, visual tokens, newline, text."""
+    config: LlavaConfig,
+    checkpoint: Checkpoint,
+    preprocessing: Preprocessing,
+    prompts: Sequence[Prompt],
+    rounded: Mapping[str, Arithmetic],
+) -> Embedded:
+    """Return features of all frames, and what the decoder reads of each prompt: text, visual tokens, newline, text.
+
+    See :meth:`stc_export.families.base.FamilyModel.embed_prompts`.
+    """
     model = load_reference(checkpoint, LayerSample(tuple(range(config.dims.vision.layers)), (0,), 1)).model
     table = checkpoint.read(_EMBEDDINGS)
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
 
+    seen: list[torch.Tensor] = []
+
     def visual_tokens(frame: NDArray[np.uint8]) -> torch.Tensor:
         pixels = (torch.from_numpy(frame).permute(2, 0, 1) / 255.0 - mean) / std
         features = model.vision_tower(pixels[None], output_hidden_states=True).hidden_states[-1]
+        seen.append(features[0])
         tokens: torch.Tensor = model.apply_pooling(model.multi_modal_projector(features))[0]
         return tokens
 
@@ -44,8 +56,38 @@ def embed_prompts(
         newline = model.image_newline[None].float()
         return _array(torch.cat([embed(prompt.before), *frames, newline, embed(prompt.after)]))
 
-    with torch.no_grad():
-        return tuple(whole(prompt) for prompt in prompts)
+    with torch.no_grad(), _rounding(model, rounded):
+        read = tuple(whole(prompt) for prompt in prompts)
+    return Embedded(tuple(_array(features) for features in seen), read)
+
+
+@contextmanager
+def _rounding(model: Any, rounded: Mapping[str, Arithmetic]) -> Iterator[None]:
+    """Round what layers read, token by token."""
+
+    def listen(name: str, arithmetic: Arithmetic) -> Any:
+        module = model.get_submodule(name.removesuffix(".weight"))
+        return module.register_forward_pre_hook(lambda _, args: (_ROUNDERS[arithmetic](args[0]), *args[1:]))
+
+    handles = [listen(name, arithmetic) for name, arithmetic in rounded.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rounded_to(largest: float, nearest: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Scale each token so that its largest value becomes the largest of a type, round, and scale back."""
+    steps = x.abs().amax(-1, keepdim=True) / largest
+    steps = torch.where(steps > 0, steps, 1.0)
+    return nearest(x / steps) * steps
+
+
+_ROUNDERS: Mapping[Arithmetic, Callable[[torch.Tensor], torch.Tensor]] = {
+    "int8": partial(_rounded_to, 127.0, torch.round),
+    "fp8": partial(_rounded_to, 448.0, lambda x: x.to(torch.float8_e4m3fn).float()),
+}
 
 
 def groups(text: TextDims, layer: int) -> tuple[Group, ...]:

@@ -8,15 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from stc_calib.schemes import Arithmetic
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.graphs import GraphForm, SplitModel
 from stc_export.exporter.parity import ParityCase
 from stc_export.exporter.preprocess import Preprocessing
 from stc_export.exporter.weights import StoredTensor
-from stc_export.families.base import LayerSample, ParityInputs, Prompt, StoredFiles
+from stc_export.families.base import Embedded, LayerSample, ParityInputs, Prompt, StoredFiles
 from stc_export.families.llava_onevision.calibration import Language, embed_prompts
 from stc_export.families.llava_onevision.config import LlavaConfig, config_from_json
 from stc_export.families.llava_onevision.parity import parity_cases
@@ -62,10 +60,14 @@ class LlavaOnevision:
         return parity_cases(self.config, inputs)
 
     def embed_prompts(
-        self, checkpoint: Checkpoint, preprocessing: Preprocessing, prompts: Sequence[Prompt]
-    ) -> tuple[NDArray[np.float32], ...]:
-        """Return what the LLM reads of each prompt, [S, D]."""
-        return embed_prompts(self.config, checkpoint, preprocessing, prompts)
+        self,
+        checkpoint: Checkpoint,
+        preprocessing: Preprocessing,
+        prompts: Sequence[Prompt],
+        rounded: Mapping[str, Arithmetic],
+    ) -> Embedded:
+        """Return what the ViT makes of the frames of prompts, and what the LLM reads of each."""
+        return embed_prompts(self.config, checkpoint, preprocessing, prompts, rounded)
 
     def language(self, checkpoint: Checkpoint) -> Language:
         """Return the LLM of a checkpoint, computing in float32."""

@@ -1,7 +1,9 @@
 """``calibrate --sensitivity``: what rounding each layer costs, and what to leave in higher precision.
 
 One layer after the other is rounded as the bundle would round it, and the model is run on the same prompts in PyTorch,
-one decoder layer in memory at a time. What comes before the rounded layer is not computed again.
+one decoder layer in memory at a time. What comes before a rounded layer of the decoder is not computed again. What
+flows into rounded layers of the ViT is rounded as well, each token by a scale of its own: so it is on a CPU, while
+TensorRT takes scales that are chosen from data.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stc_engines import find_target
 from stc_export.exporter.checkpoint import Checkpoint
 from stc_export.exporter.rounded import rounded_checkpoint
 from stc_export.exporter.weights import WeightRecipe
-from stc_export.families.base import Answer
+from stc_export.families.base import Answer, Embedded, Prompt
 from stc_export.pipeline.calibrate.sensitivity_types import (
     SCHEMA,
     Cost,
@@ -26,13 +29,13 @@ from stc_export.pipeline.calibrate.sensitivity_types import (
 )
 from stc_export.pipeline.output_file import check_output_file
 from stc_export.pipeline.plan import Prepared, prepare
-from stc_export.pipeline.precisions import layer_name
+from stc_export.pipeline.precisions import layer_name, read_precisions
 from stc_export.pipeline.prompts import read_prompts
-from stc_export.pipeline.source import find_source
+from stc_export.pipeline.source import DEMO, Source, find_source
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec import codec
 from stc_export.spec.errors import CheckpointError, UsageError
-from stc_export.spec.manifest import MANIFEST_NAME, read_manifest
+from stc_export.spec.manifest import MANIFEST_NAME, Role, read_manifest
 from stc_export.spec.progress import Progress
 from stc_export.validate.closeness import cosine, divergence
 
@@ -52,23 +55,20 @@ def run_sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitiv
     prepared = _prepare(request)
     out = evidence_path(request)
     check_output_file("--out", out, ".json")
-    names = _layers(prepared)
-    if not names:
-        raise UsageError(
-            f'--precision is "{request.precision}", which rounds no weights of the LLM.', "Give for example int4."
-        )
+    layers = _layers(prepared)
+    if not layers:
+        raise UsageError(f'--precision is "{request.precision}", which rounds no weights.', "Give for example int4.")
     prompts = read_prompts(prepared, request.data)
-    embeds = prepared.model.embed_prompts(prepared.checkpoint, prepared.preprocessing, prompts)
-    runs = _Runs(prepared, embeds)
+    runs = _Runs(prepared, prompts)
     rows = []
-    with progress.stage("layers", len(names) + 2, "layers") as advance:
-        for name, recipe in names:
-            rows.append(LayerCost(name, runs.cost([recipe]), _extra(recipe), proposed=False))
+    with progress.stage("layers", len(layers) + 2, "layers") as advance:
+        for layer in layers:
+            rows.append(LayerCost(layer.name, runs.cost([layer]), _extra(layer.recipe), proposed=False))
             advance(1)
         rows = _propose(rows)
-        whole = runs.cost([recipe for _, recipe in names])
+        whole = runs.cost(layers)
         advance(1)
-        rest = runs.cost([recipe for (_, recipe), row in zip(names, rows, strict=True) if not row.proposed])
+        rest = runs.cost([layer for layer, row in zip(layers, rows, strict=True) if not row.proposed])
         advance(1)
     result = SensitivityResult(
         schema=SCHEMA,
@@ -77,7 +77,7 @@ def run_sensitivity(request: SensitivityRequest, progress: Progress) -> Sensitiv
         precision=request.precision,
         data="world" if request.data is None else request.data.name,
         prompts=len(prompts),
-        tokens=sum(len(one) for one in embeds),
+        tokens=runs.tokens,
         layers=tuple(rows),
         rounded=whole,
         proposed=rest,
@@ -96,7 +96,8 @@ def _prepare(request: SensitivityRequest) -> Prepared:
     """Prepare the build that would round the weights; of a bundle, that of its model for its target."""
     bundle = Path(request.model)
     if not (bundle / MANIFEST_NAME).is_file():
-        return prepare(BuildRequest(request.model, precision=request.precision), find_source(request.model))
+        asked = BuildRequest(request.model, precision=request.precision)
+        return _prepare_build(request, asked, find_source(request.model))
     manifest = read_manifest(bundle)
     try:
         source = find_source(manifest.model.name)
@@ -106,20 +107,52 @@ def _prepare(request: SensitivityRequest) -> Prepared:
             "Give the checkpoint in place of the bundle.",
         ) from error
     asked = BuildRequest(manifest.model.name, manifest.target, precision=request.precision, flavour=manifest.flavour)
-    return prepare(asked, source)
+    return _prepare_build(request, asked, source)
 
 
-def _layers(prepared: Prepared) -> list[tuple[str, WeightRecipe]]:
-    """Return name and recipe of the rounded layers of the LLM."""
-    files = {file for graph in prepared.split.graphs if graph.role == "llm" for file in graph.weight_files}
-    weights = prepared.split.weights
-    return [(layer_name(file, r), r) for file in weights if file in files for r in weights[file] if r.scheme]
+def _prepare_build(request: SensitivityRequest, asked: BuildRequest, source: Source) -> Prepared:
+    """Prepare a build. One that chooses scales from data is given that of the request; they are not used here."""
+    scheme = read_precisions(asked.precision, find_target(asked.target or "cpu")).schemes.get("vit")
+    if scheme is None or not scheme.calibrated:
+        return prepare(asked, source)
+    if request.data is None and source.name != DEMO:
+        raise UsageError(
+            f"vit={scheme.precision} on {asked.target} has scales that are chosen from data, and --data is not given.",
+            "Give a video, or a folder with videos, of what the model will see.",
+        )
+    return prepare(replace(asked, calib=request.data), source)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that is rounded."""
+
+    name: str
+    role: Role
+    recipe: WeightRecipe
+
+
+def _layers(prepared: Prepared) -> list[_Layer]:
+    """Return the rounded layers in the order of the bundle."""
+    roles: dict[str, Role] = {
+        file: graph.role
+        for graph in prepared.split.graphs
+        if graph.role in prepared.precisions.schemes
+        for file in graph.weight_files
+    }
+    return [
+        _Layer(layer_name(file, recipe), roles[file], recipe)
+        for file, recipes in prepared.split.weights.items()
+        for recipe in recipes
+        if recipe.scheme is not None
+    ]
 
 
 @dataclass(frozen=True)
 class _Exact:
-    """The unrounded model: its states before each layer and behind the last, and its answers."""
+    """The unrounded model: features, states of the decoder before each layer and behind the last, and answers."""
 
+    features: States
     states: tuple[States, ...]
     answers: tuple[Answer, ...]
 
@@ -127,18 +160,32 @@ class _Exact:
 class _Runs:
     """Runs the model with some layers rounded, and compares it with the unrounded one."""
 
-    def __init__(self, prepared: Prepared, embeds: States) -> None:
-        self._prepared = prepared
-        states: list[States] = [embeds]
+    def __init__(self, prepared: Prepared, prompts: Sequence[Prompt]) -> None:
+        self._prepared, self._prompts = prepared, prompts
+        embedded = self._embed(prepared.checkpoint, [])
+        states: list[States] = [embedded.prompts]
         language = prepared.model.language(prepared.checkpoint)
         for layer in range(prepared.model.dims.text.layers):
             states.append(language.run(layer, states[-1]).hidden)
-        self._exact = _Exact(tuple(states), language.answer(states[-1]))
+        self._exact = _Exact(embedded.features, tuple(states), language.answer(states[-1]))
 
-    def cost(self, recipes: Sequence[WeightRecipe]) -> Cost:
-        """Return what rounding these weights costs."""
-        first = min((_layer(recipe) for recipe in recipes), default=0)
-        answers = self._answers(rounded_checkpoint(self._prepared.checkpoint, recipes), first)
+    @property
+    def tokens(self) -> int:
+        """Tokens of all prompts together."""
+        return sum(len(one) for one in self._exact.states[0])
+
+    def cost(self, layers: Sequence[_Layer]) -> Cost:
+        """Return what rounding these layers costs."""
+        checkpoint = rounded_checkpoint(self._prepared.checkpoint, [layer.recipe for layer in layers])
+        vision = [layer for layer in layers if layer.role == "vit"]
+        if vision:
+            seen = self._embed(checkpoint, vision)
+            features = _mean(cosine(x, y) for x, y in zip(seen.features, self._exact.features, strict=True))
+            return replace(self._compared(self._answers(checkpoint, 0, seen.prompts)), features=features)
+        first = min((_number(layer.recipe) for layer in layers), default=0)
+        return self._compared(self._answers(checkpoint, first, self._exact.states[first]))
+
+    def _compared(self, answers: Sequence[Answer]) -> Cost:
         pairs = list(zip(self._exact.answers, answers, strict=True))
         return Cost(
             cosine=_mean(cosine(found.hidden, exact.hidden) for exact, found in pairs),
@@ -146,14 +193,24 @@ class _Runs:
             same_first=_mean(float(exact.logits.argmax() == found.logits.argmax()) for exact, found in pairs),
         )
 
-    def _answers(self, checkpoint: Checkpoint, first: int) -> tuple[Answer, ...]:
-        language, hidden = self._prepared.model.language(checkpoint), self._exact.states[first]
+    def _embed(self, checkpoint: Checkpoint, vision: Sequence[_Layer]) -> Embedded:
+        rounded = {
+            name: layer.recipe.scheme.arithmetic
+            for layer in vision
+            if layer.recipe.scheme is not None and layer.recipe.scheme.arithmetic is not None
+            for name in layer.recipe.sources
+        }
+        prepared = self._prepared
+        return prepared.model.embed_prompts(checkpoint, prepared.preprocessing, self._prompts, rounded)
+
+    def _answers(self, checkpoint: Checkpoint, first: int, hidden: States) -> tuple[Answer, ...]:
+        language = self._prepared.model.language(checkpoint)
         for layer in range(first, self._prepared.model.dims.text.layers):
             hidden = language.run(layer, hidden).hidden
         return language.answer(hidden)
 
 
-def _layer(recipe: WeightRecipe) -> int:
+def _number(recipe: WeightRecipe) -> int:
     """Return the number of the decoder layer that a weight is in: ``layers.3.qkv.weight`` is in 3."""
     return int(recipe.name.split(".")[1])
 

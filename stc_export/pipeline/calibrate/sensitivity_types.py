@@ -33,11 +33,14 @@ class Cost:
         cosine: Mean cosine of the LLM's last hidden states over all tokens of all prompts.
         divergence: Mean of KL(unrounded || rounded) of the answer's first token, in nats.
         same_first: Share of prompts with the same most likely first token.
+        features: Mean cosine of the ViT's features over all tokens of all frames; ``None`` where no layer of it is
+            rounded.
     """
 
     cosine: float
     divergence: float
     same_first: float
+    features: float | None = None
 
     @property
     def loss(self) -> float:

@@ -47,7 +47,7 @@ def original(directory: Path) -> Any:
 def embeds(directory: Path) -> tuple[NDArray[np.float32], ...]:
     checkpoint = read_checkpoint(directory, canonical)
     model = find_family(checkpoint.config, "x").read(checkpoint.config, "x")
-    return model.embed_prompts(checkpoint, read_preprocessing(directory, 70), PROMPTS)
+    return model.embed_prompts(checkpoint, read_preprocessing(directory, 70), PROMPTS, {}).prompts
 
 
 @pytest.fixture(scope="module")

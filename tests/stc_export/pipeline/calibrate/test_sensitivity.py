@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from stc_export.cli.calibrate.sensitivity import result_text
 from stc_export.cli.main import main
+from stc_export.pipeline.build import run_build
 from stc_export.pipeline.calibrate.sensitivity import run_sensitivity
 from stc_export.pipeline.calibrate.sensitivity_types import SensitivityRequest, SensitivityResult
 from stc_export.pipeline.plan import prepare
@@ -18,7 +20,11 @@ from stc_export.pipeline.prompts import read_prompts
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.errors import UsageError
+from stc_export.spec.manifest import manifest_to_text, read_manifest
+from stc_export.spec.policy import named_policies
 from stc_export.spec.progress import Silent
+from stc_runtime import StreamSession
+from tests.bundles import ALL_SLOTS
 from tests.stc_export.pipeline.small_bundle import write_small_bundle
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ def by_hand(directory: Path, module: str) -> tuple[float, float, float]:
     logging.disable_progress_bar()
     model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
     build = prepare(BuildRequest(str(directory), precision="int4"), Source(directory, "x"))
-    embeds = build.model.embed_prompts(build.checkpoint, build.preprocessing, read_prompts(build, None))
+    embeds = build.model.embed_prompts(build.checkpoint, build.preprocessing, read_prompts(build, None), {}).prompts
 
     def run() -> list[tuple[torch.Tensor, torch.Tensor]]:
         with torch.no_grad():
@@ -138,7 +144,7 @@ def test_command_takes_a_checkpoint_and_prints_one_document(
 
 
 def test_precision_that_rounds_nothing_is_refused(even_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='--precision is "fp32", which rounds no weights of the LLM'):
+    with pytest.raises(UsageError, match='--precision is "fp32", which rounds no weights'):
         run_sensitivity(SensitivityRequest(str(even_checkpoint), precision="fp32", out=tmp_path / "x.json"), Silent())
 
 
@@ -147,3 +153,69 @@ def test_bundle_whose_checkpoint_is_not_known_asks_for_it(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match='The bundle was built from "tiny", and a bundle does not hold') as caught:
         run_sensitivity(SensitivityRequest(str(bundle), out=tmp_path / "x.json"), Silent())
     assert caught.value.fix == "Give the checkpoint in place of the bundle."
+
+
+# --- the vision transformer -------------------------------------------------------------------------------------------
+
+VISION = [f"vision.layers.{i}.{name}" for i in range(3) for name in ("qvk", "out", "fc1", "fc2")]
+
+
+@pytest.fixture(scope="module")
+def of_vision(even_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> SensitivityResult:
+    out = tmp_path_factory.mktemp("vision") / "x.json"
+    return run_sensitivity(SensitivityRequest(str(even_checkpoint), "fp32,vit=int8", out=out), Silent())
+
+
+def test_layers_of_the_vision_transformer_have_rows(of_vision: SensitivityResult) -> None:
+    assert [row.layer for row in of_vision.layers] == VISION
+    assert all(row.cost.features is not None and 0 < row.cost.features < 1 for row in of_vision.layers)
+    assert all(0 < row.cost.cosine < 1 for row in of_vision.layers)
+    assert of_vision.rounded.features is not None
+    assert of_vision.rounded.features < min(row.cost.features or 0 for row in of_vision.layers)
+    assert f"{1 - of_vision.rounded.features:.6f}" in result_text(of_vision)
+
+
+def test_features_lose_what_the_graphs_of_a_bundle_lose(
+    even_checkpoint: Path, even_bundle_int4: Path, of_vision: SensitivityResult, tmp_path: Path
+) -> None:
+    """ONNX Runtime's products of whole numbers, on the same frames, against the ViT in float32."""
+    out = tmp_path / "x.stc"
+    run_build(BuildRequest(str(even_checkpoint), out=out, precision="fp32,vit=int8"), Silent())
+    build = prepare(BuildRequest(str(even_checkpoint), precision="fp32,vit=int8"), Source(even_checkpoint, "x"))
+    frames = [frame for prompt in read_prompts(build, None) for frame in prompt.frames]
+
+    def features(bundle: Path) -> list[Any]:
+        off = replace(named_policies()["off"], memory=ALL_SLOTS.memory)
+        with StreamSession.open(bundle, off) as stream:
+            found = []
+            for frame in frames:
+                stream.reset()
+                stream.push(frame, 0.0)
+                found.append(stream.features.astype(np.float64))
+            return found
+
+    def cosine(x: Any, y: Any) -> float:
+        return float(np.mean((x * y).sum(-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)))
+
+    exact, rounded = features(even_bundle_int4), features(out)
+    lost = 1 - np.mean([cosine(x, y) for x, y in zip(exact, rounded, strict=True)])
+    assert of_vision.rounded.features is not None
+    assert 1 - of_vision.rounded.features == pytest.approx(lost, rel=0.05)
+
+
+def test_roles_can_be_rounded_together(even_checkpoint: Path, tmp_path: Path) -> None:
+    asked = SensitivityRequest(str(even_checkpoint), "fp32,vit=int8,llm=int4", out=tmp_path / "x.json")
+    result = run_sensitivity(asked, Silent())
+    assert [row.layer for row in result.layers] == [*VISION, *NAMES]
+    assert [row.cost.features is None for row in result.layers] == [False] * len(VISION) + [True] * len(NAMES)
+    assert result.rounded.cosine < min(row.cost.cosine for row in result.layers)
+
+
+def test_scales_from_data_need_data(even_checkpoint: Path, tmp_path: Path) -> None:
+    bundle = write_small_bundle(tmp_path / "x.stc")
+    manifest = read_manifest(bundle)
+    other = replace(manifest, target="rtx", model=replace(manifest.model, name=str(even_checkpoint)))
+    (bundle / "manifest.json").write_text(manifest_to_text(other), encoding="utf-8")
+    with pytest.raises(UsageError, match="vit=int8 on rtx has scales that are chosen from data") as caught:
+        run_sensitivity(SensitivityRequest(str(bundle), "fp16,vit=int8", out=tmp_path / "x.json"), Silent())
+    assert caught.value.fix.startswith("Give a video, or a folder with videos")
