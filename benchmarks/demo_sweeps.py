@@ -51,14 +51,24 @@ class Sweep:
         base: Policy whose other keys stay.
         axes: What varies, as `--sweep` takes it.
         reference: `torch`, where methods run in the original model only; the others run in both.
+        beside: Names of other bundles that every setting runs in.
     """
 
     about: str
     base: Policy
     axes: tuple[str, ...]
     reference: str | None = None
+    beside: tuple[str, ...] = ()
 
 
+#: The bundle of all sweeps, and the model in few bits.
+_WHOLE = BuildRequest("demo", "cpu", metrics=("l1", "l2", "dot"), attention=True)
+FEW_BITS: Mapping[str, BuildRequest] = {
+    "vit-int8": BuildRequest("demo", "cpu", precision="vit=int8"),
+    "int4": BuildRequest("demo", "cpu", precision="int4"),
+    "int4-head": BuildRequest("demo", "cpu", precision="int4", head="int4"),
+    "int4-awq": BuildRequest("demo", "cpu", precision="int4", rounding="awq"),
+}
 #: By the name of the file. Each answers one question of docs/results.md.
 SWEEPS: Mapping[str, Sweep] = {
     "methods": Sweep(
@@ -111,6 +121,12 @@ SWEEPS: Mapping[str, Sweep] = {
         ("pruner.method=tome", "pruner.keep=0.8,0.6"),
         "torch",
     ),
+    "precisions": Sweep(
+        "the model in few bits, without compression and with the default policy",
+        named_policies()["adaptive"],
+        (),
+        beside=tuple(FEW_BITS),
+    ),
     "positions": Sweep(
         "positions of kept tokens, every frame encoded fully",
         _DENSE,
@@ -124,12 +140,9 @@ def main() -> None:
     options = _options()
     if unknown := [name for name in options.names if name not in SWEEPS]:
         sys.exit(f"There is no sweep {unknown[0]}; there are {', '.join(SWEEPS)}.")
-    bundle = options.work / "demo.stc"
     options.work.mkdir(parents=True, exist_ok=True)
-    if not bundle.exists():
-        run_build(BuildRequest("demo", "cpu", out=bundle, metrics=("l1", "l2", "dot"), attention=True), make_progress())
     for name in options.names or SWEEPS:
-        result, clips = _run(SWEEPS[name], bundle, options.work / name, options.limit, options.jobs)
+        result, clips = _run(SWEEPS[name], options.work, options.work / name, options.limit, options.jobs)
         document = _document(SWEEPS[name], result, clips)
         write_file((json.dumps(document, indent=1) + "\n").encode(), options.results / f"demo-{name}.json")
         print(table(SWEEPS[name].about, result))
@@ -145,11 +158,26 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _built(out: Path, request: BuildRequest) -> Path:
+    """Return a bundle, built if it is not there yet."""
+    if not out.exists():
+        run_build(replace(request, out=out), make_progress())
+    return out
+
+
 def _run(
-    sweep: Sweep, bundle: Path, folder: Path, limit: int | None, jobs: int | None
+    sweep: Sweep, work: Path, folder: Path, limit: int | None, jobs: int | None
 ) -> tuple[ValidateResult, Sequence[SettingClip]]:
     request = ValidateRequest(
-        bundle, "demo", folder, sweep.base, sweep.axes, limit=limit, jobs=jobs, reference=sweep.reference
+        _built(work / "demo.stc", _WHOLE),
+        "demo",
+        folder,
+        sweep.base,
+        sweep.axes,
+        limit=limit,
+        jobs=jobs,
+        reference=sweep.reference,
+        beside=tuple(_built(work / f"{name}.stc", FEW_BITS[name]) for name in sweep.beside),
     )
     result = validate(request, make_progress())
     return result, read_rows((folder / ROWS).read_bytes()).clips
@@ -168,6 +196,8 @@ def _document(sweep: Sweep, result: ValidateResult, clips: Sequence[SettingClip]
         "jobs": result.jobs,
         "environment": asdict(result.environment),
         "settings": [_setting(row) | {"answers": given[row.name]} for row in result.settings],
+        "bundles": [asdict(one) for one in result.bundles],
+        "changes": [asdict(one) for one in result.changes],
     }
 
 

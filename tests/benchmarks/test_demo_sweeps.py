@@ -35,6 +35,7 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
             *(method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)),
             *(REFERENCE_METHODS if sweep.reference else ()),
         }
+        assert {sweeps.FEW_BITS[name].precision for name in sweep.beside} <= {"vit=int8", "int4"}
     counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
     assert counts == {
         "methods": 29,
@@ -46,6 +47,7 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
         "dtd": 5,
         "original": 13,
         "tome": 3,
+        "precisions": 2,
         "positions": 5,
     }
 
