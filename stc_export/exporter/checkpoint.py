@@ -62,6 +62,11 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
 
+    @property
+    def changes(self) -> str:
+        """Digest of what makes its tensors others than those of its files; "" if nothing does."""
+        return ""
+
     def info(self, name: str) -> TensorInfo:
         """Return the header of a tensor by canonical name.
 

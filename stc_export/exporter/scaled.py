@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,16 @@ class ScaledCheckpoint(Checkpoint):
 
     rows: Factors = field(default_factory=dict)
     columns: Factors = field(default_factory=dict)
+
+    @property
+    def changes(self) -> str:
+        """Digest of all factors."""
+        digest = hashlib.sha256()
+        for kind, factors in (("rows", self.rows), ("columns", self.columns)):
+            for name in sorted(factors):
+                digest.update(f"{kind} {name}\n".encode())
+                digest.update(factors[name].tobytes())
+        return digest.hexdigest()
 
     def read(self, name: str) -> Any:
         """Read one tensor (see :meth:`Checkpoint.read`).

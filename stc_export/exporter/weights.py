@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +135,7 @@ class WrittenFile:
         size_bytes: Its size.
         sha256: Its digest.
         errors: What rounding to few bits cost, tensor by tensor.
-        rounded_sha256: Digest of the original values of those tensors.
+        rounded_sha256: Digest of the digests of the original values of those tensors, a line for each.
     """
 
     path: Path
@@ -213,71 +215,117 @@ def write_weights(
         CheckpointError: A tensor cannot be read or holds values that are not finite in the stored type.
         FileExistsError: There is a file without a journal.
     """
-    if any(recipe.scheme is not None for recipe in recipes):
-        return _write_rounded(checkpoint, recipes, path, advance)
-    kept = journal.resume(path, _made_from(checkpoint, recipes))
+    kept = journal.resume(path, _made_from(checkpoint, recipes), partial(_fits, recipes))
+    notes: list[str] = []
     end = 0
     with path.open("ab") as file, WeightOutput(file, kept, advance) as output:
-        for recipe in recipes:
+        for place, recipe in enumerate(recipes):
             end += _file_bytes(recipe)
             if end <= kept.size_bytes:
+                notes.append(kept.notes[place])
                 advance(recipe.nbytes)
                 continue
-            output.write(_blocks(checkpoint, recipe))
+            notes.append(_write(checkpoint, recipe, output))
             file.flush()
-            journal.mark(path, output.size, output.digest)
-    return WrittenFile(path, output.size, output.digest.hexdigest(), (), hashlib.sha256().hexdigest())
+            journal.mark(path, output.size, output.digest, notes[-1])
+    rounded = [(recipe.name, _Rounded.read(note)) for recipe, note in zip(recipes, notes, strict=True) if note]
+    return WrittenFile(
+        path,
+        output.size,
+        output.digest.hexdigest(),
+        tuple(TensorError(name, one.relative_error) for name, one in rounded),
+        hashlib.sha256("".join(f"{one.source_sha256}\n" for _, one in rounded).encode()).hexdigest(),
+    )
 
 
-def _write_rounded(
-    checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...], path: Path, advance: Callable[[int], None]
-) -> WrittenFile:
-    """Write a file with rounded weights. It has no journal: what rounding cost is known to who did it alone."""
-    rounder = _Rounder(checkpoint)
-    with path.open("xb") as file, WeightOutput(file, journal.Kept(0, hashlib.sha256()), advance) as output:
-        for recipe in recipes:
-            if recipe.scheme is None:
-                output.write(_blocks(checkpoint, recipe))
-            else:
-                output.write(rounder.codes(recipe, recipe.scheme))
-                output.write(iter(rounder.scales))
-    return WrittenFile(path, output.size, output.digest.hexdigest(), tuple(rounder.errors), rounder.digest.hexdigest())
+def _write(checkpoint: Checkpoint, recipe: WeightRecipe, output: WeightOutput) -> str:
+    """Write a tensor; returns the note on what rounding cost, "" where nothing was rounded."""
+    if recipe.scheme is None:
+        output.write(_blocks(checkpoint, recipe))
+        return ""
+    rounder = _Rounder(checkpoint, recipe, recipe.scheme)
+    output.write(rounder.codes())
+    output.write(iter(rounder.scales))
+    return rounder.found.text
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """What is known of a rounded tensor once it is written.
+
+    Attributes:
+        relative_error: What rounding cost it.
+        source_sha256: Digest of its original values.
+    """
+
+    relative_error: float
+    source_sha256: str
+
+    @property
+    def text(self) -> str:
+        """The note in a journal."""
+        return f"{self.relative_error.hex()} {self.source_sha256}"
+
+    @staticmethod
+    def read(note: str) -> _Rounded:
+        """Read a note.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        error, _, digest = note.partition(" ")
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f'"{digest}" is not a SHA-256')
+        return _Rounded(float.fromhex(error), digest)
+
+
+def _fits(recipes: tuple[WeightRecipe, ...], place: int, note: str) -> bool:
+    """Whether a note can be that of a tensor: rounded ones have one, the others have none."""
+    if place >= len(recipes) or (recipes[place].scheme is None) is bool(note):
+        return False
+    try:
+        return not note or math.isfinite(_Rounded.read(note).relative_error)
+    except ValueError:
+        return False
 
 
 class _Rounder:
-    """Rounds the tensors of a file one after another, and notes what it did.
+    """Rounds a tensor, and notes what that costs.
 
     Attributes:
-        digest: Of the original values.
-        errors: What it cost each tensor that is complete.
-        scales: Scales of the tensor at hand, block after block.
+        scales: Scales, block after block; complete behind the last codes.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self.digest = hashlib.sha256()
-        self.errors: list[TensorError] = []
+    def __init__(self, checkpoint: Checkpoint, recipe: WeightRecipe, scheme: Scheme) -> None:
+        self._checkpoint, self._recipe, self._scheme = checkpoint, recipe, scheme
+        self._digest = hashlib.sha256()
+        self._lost, self._whole = 0.0, 0.0
         self.scales: list[NDArray[Any]] = []
 
-    def codes(self, recipe: WeightRecipe, scheme: Scheme) -> Iterator[NDArray[np.uint8]]:
-        """Yield the packed codes of a tensor in blocks of rows; its scales are known behind the last one."""
-        self.scales, lost, whole = [], 0.0, 0.0
-        for name, original, weights in self._rows(recipe):
-            self.digest.update(original)
-            rounded = round_weights(weights, scheme, recipe.dtype)
-            if not np.isfinite(widened(rounded.scales)).all():
-                raise _not_finite(name, recipe.dtype, overflows=bool(np.isfinite(weights).all()))
-            lost += _squares(weights - restore_weights(rounded))
-            whole += _squares(weights)
-            self.scales.append(rounded.scales)
-            yield pack_codes(rounded.codes, scheme)
-        self.errors.append(TensorError(recipe.name, math.sqrt(lost / whole) if whole else 0.0))
+    @property
+    def found(self) -> _Rounded:
+        """What is known behind the last codes."""
+        error = math.sqrt(self._lost / self._whole) if self._whole else 0.0
+        return _Rounded(error, self._digest.hexdigest())
 
-    def _rows(self, recipe: WeightRecipe) -> Iterator[tuple[str, memoryview, NDArray[np.float32]]]:
+    def codes(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the packed codes in blocks of rows."""
+        dtype = self._recipe.dtype
+        for name, original, weights in self._rows():
+            self._digest.update(original)
+            rounded = round_weights(weights, self._scheme, dtype)
+            if not np.isfinite(widened(rounded.scales)).all():
+                raise _not_finite(name, dtype, overflows=bool(np.isfinite(weights).all()))
+            self._lost += _squares(weights - restore_weights(rounded))
+            self._whole += _squares(weights)
+            self.scales.append(rounded.scales)
+            yield pack_codes(rounded.codes, self._scheme)
+
+    def _rows(self) -> Iterator[tuple[str, memoryview, NDArray[np.float32]]]:
         """Yield name, bytes and values of blocks of rows."""
         import torch
 
-        for name in recipe.sources:
+        for name in self._recipe.sources:
             for block in self._checkpoint.read_blocks(name, _BLOCK_BYTES):
                 yield name, block.contiguous().view(torch.uint8).numpy().data, block.float().numpy()
 
@@ -288,7 +336,7 @@ def _squares(values: NDArray[np.float32]) -> float:
 
 def _made_from(checkpoint: Checkpoint, recipes: tuple[WeightRecipe, ...]) -> str:
     """Return a digest of the recipes and of which files they read; the files are known by place, size and time."""
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(f"{__version__} {checkpoint.changes}".encode())
     infos = [checkpoint.info(name) for recipe in recipes for name in recipe.sources]
     for file in sorted({info.file for info in infos}):
         digest.update(f"{file.resolve()} {_size_and_time(file)}\n".encode())

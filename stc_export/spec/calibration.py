@@ -65,8 +65,8 @@ class RoundedFile:
         precision: As in the manifest, e.g. ``int4``.
         bits: Bits of a weight.
         block: Weights that share a scale; ``None``: all of an output.
-        source_sha256: Digest of the original values, one tensor after another as the checkpoint holds them; with AWQ as
-            they are in float32 when scales were folded in.
+        source_sha256: Digest of the digests of the original values, in hexadecimal, a line for each tensor; values as
+            the checkpoint holds them, with AWQ as they are in float32 when scales were folded in.
         tensors: The weights in the order of the file, at least one.
         rounding: How it was rounded.
         kept: Layers that would have been rounded and were left as they are.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from stc_calib.schemes import SCHEMES
 from stc_export.exporter import weights as weights_module
-from stc_export.exporter.checkpoint import Checkpoint, TensorInfo
+from stc_export.exporter.checkpoint import Checkpoint, TensorInfo, read_checkpoint
 from stc_export.exporter.journal import file_of, journal_of, journals, mark, resume
+from stc_export.exporter.scaled import ScaledCheckpoint
 from stc_export.exporter.weight_output import ALIGNMENT
 from stc_export.exporter.weights import WeightRecipe, WrittenFile, write_weights
 
@@ -156,3 +160,87 @@ def test_journals_are_found_beside_their_files(tmp_path: Path) -> None:
     assert [file_of(journal) for journal in journals(tmp_path)] == [file]
     kept = resume(file, "key")
     assert (kept.size_bytes, kept.digest.hexdigest()) == (3, hashlib.sha256(b"abc").hexdigest())
+
+
+# --- rounded tensors --------------------------------------------------------------------------------------------------
+
+INT4 = SCHEMES["ort"]["llm"]["int4"]
+#: A page of codes and one of scales for each rounded tensor, 8 KiB for the others.
+FEW_BITS = tuple(
+    WeightRecipe(name, "float32", (64, 32), (name,), scheme=INT4 if name in "bd" else None) for name in "abcd"
+)
+FEW_BITS_ENDS = [ALIGNMENT * pages for pages in (2, 4, 6, 8)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    save_file({name: rng.normal(size=(64, 32)).astype(np.float32) for name in "abcd"}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    return read_checkpoint(folder, lambda key: key)
+
+
+def write_rounded(source: Checkpoint, folder: Path) -> WrittenFile:
+    return write_weights(source, FEW_BITS, folder / "w.weights", lambda _bytes: None)
+
+
+@pytest.fixture(scope="module")
+def rounded(source: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WrittenFile]:
+    folder = tmp_path_factory.mktemp("rounded")
+    return folder, write_rounded(source, folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, FEW_BITS_ENDS[-1]), marks=st.integers(0, 4), torn=st.integers(0, 90))
+def test_rounded_file_cut_anywhere_is_completed_with_the_same_errors(
+    source: Checkpoint,
+    rounded: tuple[Path, WrittenFile],
+    tmp_path_factory: pytest.TempPathFactory,
+    cut: int,
+    marks: int,
+    torn: int,
+) -> None:
+    """The journal may end inside a note; what rounding cost is that of an undisturbed build."""
+    folder, whole = rounded
+    again = tmp_path_factory.mktemp("cut")
+    data = (folder / "w.weights").read_bytes()
+    (again / "w.weights").write_bytes(data[:cut])
+    lines = journal_of(folder / "w.weights").read_text().splitlines(keepends=True)
+    text = "".join(lines[: 1 + marks])
+    journal_of(again / "w.weights").write_text(text[: len(text) - torn])
+    result = write_rounded(source, again)
+    assert (again / "w.weights").read_bytes() == data
+    assert replace(result, path=whole.path) == whole
+    assert journal_of(again / "w.weights").read_text() == "".join(lines)
+
+
+@pytest.mark.parametrize("note", ["", " 0x1p-3", " x " + "0" * 64, " inf " + "0" * 64, " 0x1p-3 " + "g" * 64])
+def test_what_follows_a_note_that_is_none_is_written_again(
+    source: Checkpoint, rounded: tuple[Path, WrittenFile], tmp_path: Path, note: str
+) -> None:
+    folder, whole = rounded
+    again = shutil.copytree(folder, tmp_path / "again")
+    lines = journal_of(again / "w.weights").read_text().splitlines()
+    lines[2] = " ".join(lines[2].split(" ")[:2]) + note
+    journal_of(again / "w.weights").write_text("".join(f"{line}\n" for line in lines))
+    assert replace(write_rounded(source, again), path=whole.path) == whole
+    assert (again / "w.weights").read_bytes() == (folder / "w.weights").read_bytes()
+    assert journal_of(again / "w.weights").read_text() == journal_of(folder / "w.weights").read_text()
+
+
+def test_other_factors_of_awq_are_another_file(source: Checkpoint) -> None:
+    def made_from(**factors: dict[str, NDArray[np.float32]]) -> str:
+        scaled = ScaledCheckpoint(source.directory, source.config, source.tensors, **factors)
+        return weights_module._made_from(scaled, FEW_BITS)
+
+    two, three = (np.full(32, value, np.float32) for value in (2.0, 3.0))
+    keys = [
+        made_from(columns={"a": two}),
+        made_from(columns={"a": three}),
+        made_from(columns={"b": two}),
+        made_from(rows={"a": two}),
+        weights_module._made_from(source, FEW_BITS),
+    ]
+    assert made_from(columns={"a": two}) == keys[0]
+    assert len(set(keys)) == len(keys)

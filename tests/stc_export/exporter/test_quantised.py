@@ -188,7 +188,8 @@ def test_error_and_digest_are_those_of_the_original_values(tmp_path: Path) -> No
     written = write_weights(checkpoint, recipes, tmp_path / FILE, lambda _bytes: None)
     errors = {error.name: error.relative_error for error in written.errors}
     assert errors == {"exact": 0.0, "lossy": pytest.approx(0.4 / np.hypot(7, 0.4), rel=1e-6)}
-    assert written.rounded_sha256 == hashlib.sha256(exact.numpy().tobytes() + lossy.numpy().tobytes()).hexdigest()
+    digests = (hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in (exact, lossy))
+    assert written.rounded_sha256 == hashlib.sha256("".join(f"{one}\n" for one in digests).encode()).hexdigest()
     assert written.size_bytes == file_bytes(recipes) == 5 * 4096
 
 
