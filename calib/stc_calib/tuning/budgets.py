@@ -60,6 +60,7 @@ class BudgetKind:
         met: (score, value) -> whether a candidate meets it.
         possible: (score, value, questions in all) -> whether it still can, when the other questions are asked, too.
         miss: How far from any budget a candidate is.
+        stricter: (value) -> one that asks for a little more.
     """
 
     example: str
@@ -70,6 +71,7 @@ class BudgetKind:
     met: Callable[[Score, float], bool]
     possible: Callable[[Score, float, int], bool]
     miss: Callable[[Score], float]
+    stricter: Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,16 @@ class Budget:
     def possible(self, score: Score, questions: int) -> bool:
         """Whether it can meet the budget once it was asked ``questions`` in all."""
         return BUDGETS[self.name].possible(score, self.value, questions)
+
+    @property
+    def stricter(self) -> Budget:
+        """One that asks for a little more, for what just missed this one."""
+        return Budget(self.name, BUDGETS[self.name].stricter(self.value))
+
+    @property
+    def text(self) -> str:
+        """As it is written: ``accuracy=0.99``."""
+        return f"{self.name}={self.value:g}"
 
     def miss(self, score: Score) -> float:
         """Return how far from the budget a candidate is; only the order means something."""
@@ -140,6 +152,7 @@ BUDGETS: Mapping[str, BudgetKind] = {
         met=_accuracy_met,
         possible=_accuracy_possible,
         miss=lambda score: -score.share,
+        stricter=lambda value: (1.0 + value) / 2,
     ),
     "latency_ms": BudgetKind(
         example="latency_ms=40",
@@ -150,6 +163,7 @@ BUDGETS: Mapping[str, BudgetKind] = {
         met=lambda score, value: score.frame_ms <= value,
         possible=lambda score, value, _questions: score.frame_ms <= value,
         miss=lambda score: score.frame_ms,
+        stricter=lambda value: 0.9 * value,
     ),
 }
 

@@ -83,11 +83,14 @@ HELD: Mapping[str, Callable[[HeldOutPolicy, float], bool]] = {
 
 
 def _verdict(evidence: Evidence, *, in_search: bool, met: bool) -> str:
-    asked = f"{evidence.budget.name}={evidence.budget.value:g}"
+    asked = evidence.budget.text
     if not in_search:
         return f"{asked} is met by nothing that was tried; the nearest is shown"
     if not met:
-        return f"{asked} was met in the search, but not on the clips that were held out"
+        return (
+            f"{asked} was met in the search, but not on the clips that were held out; --budget "
+            f"{evidence.budget.stricter.text} leaves a margin, and no clip is watched twice for it"
+        )
     return f"{asked} is met, in the search and on the clips that were held out"
 
 

@@ -72,6 +72,15 @@ def test_budgets_rank_by_what_they_leave_free() -> None:
     assert latency.miss(cheap) < latency.miss(true)
 
 
+def test_a_stricter_budget_asks_for_a_little_more() -> None:
+    accuracy, latency = Budget("accuracy", 0.99).stricter, Budget("latency_ms", 40.0).stricter
+    assert (accuracy.text, latency.text) == ("accuracy=0.995", "latency_ms=36")
+    just = Score(400, 398, 1.0, 38.0)
+    assert Budget("accuracy", 0.99).met(just)
+    assert not accuracy.met(just)
+    assert not latency.met(just)
+
+
 def test_latency_is_met_up_to_its_value() -> None:
     budget = Budget("latency_ms", 10.0)
     assert budget.met(Score(1, 0, 1.0, 10.0))
