@@ -54,7 +54,7 @@ def _at(bench: Bench, context: int) -> Measured:
 
 def tokens_in_all(count: int) -> int:
     """Return how many tokens an answer needs of which ``count`` are measured."""
-    return -(-count // BLOCK) * (WARMUP + BLOCK)
+    return count + WARMUP * -(-count // BLOCK)
 
 
 def in_blocks(

@@ -126,7 +126,7 @@ def test_decoding_is_that_of_transformers(run: Any, bundle: Path) -> None:
         expected = (language.embed_tokens.weight @ hidden).numpy()
         assert np.abs(answer.logits - expected).max() <= 1e-4 * np.abs(expected).max()
         said.append(int(expected.argmax()))
-        answer.step(0)
+        answer.write()
 
 
 def test_decoding_without_a_baseline_has_samples_and_says_so(
@@ -136,6 +136,16 @@ def test_decoding_without_a_baseline_has_samples_and_says_so(
     measured = run.measure_decode(a_bench(run, bundle))
     assert [(one.name, len(one.samples_ms)) for one in measured.series] == [("decode, 20 tokens before", 3)]
     assert (measured.rows, measured.notes) == ((), (sys.modules["decode"].MISSING,))
+
+
+def test_tokens_take_turns_in_blocks_of_which_the_first_ones_are_dropped(run: Any) -> None:
+    """25 of each: blocks of ten, ten and five, with three before each."""
+    decode, order = sys.modules["decode"], list[str]()
+    done: list[int] = []
+    taken = decode.in_blocks([lambda: order.append("a"), lambda: order.append("b")], 25, done.append)
+    assert [len(samples) for samples in taken] == [25, 25]
+    assert "".join(order) == "a" * 13 + "b" * 13 + "a" * 13 + "b" * 13 + "a" * 8 + "b" * 8
+    assert (done, decode.tokens_in_all(25)) == ([10, 10, 5], order.count("a")) == ([10, 10, 5], 34)
 
 
 def test_decoding_against_a_baseline_takes_turns(run: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
