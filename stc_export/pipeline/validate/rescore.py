@@ -21,7 +21,6 @@ from stc_export.validate.folder import PLAN, RESULTS, Plan
 from stc_export.validate.rows import SettingClip, read_rows
 from stc_export.validate.scorers import judged_again
 from stc_export.validate.tasks import find_scorer, find_task
-from stc_export.validate.twins import other_bundles, twins
 from stc_export.validate.types import ClipOutcome
 
 T = TypeVar("T")
@@ -55,12 +54,8 @@ def rescore(request: RescoreRequest, progress: Progress) -> ValidateResult:
         clips=len(one),
         questions=sum(len(clip.answers) for clip in one),
         settings=score_settings(plan.settings, clips, task.rule),
-        conversions=tuple(
-            compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
-        ),
-        changes=tuple(
-            compare_bundles(own, clips[own.name], clips[first.name]) for own, first in other_bundles(plan.settings)
-        ),
+        conversions=compare_engines(plan.settings, clips),
+        changes=compare_bundles(plan.settings, clips),
     )
     _write(result, request.report, progress)
     return result

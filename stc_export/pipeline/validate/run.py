@@ -28,7 +28,7 @@ from stc_export.validate.parallel import Part, share_out
 from stc_export.validate.rows import SettingClip
 from stc_export.validate.sweep import make_settings, parse_axis
 from stc_export.validate.tasks import Task, check_engines, find_scorer, find_task, read_task
-from stc_export.validate.twins import other_bundles, twins, with_originals, with_others
+from stc_export.validate.twins import with_originals, with_others
 from stc_export.validate.types import ClipOutcome, Setting, TaskClip, TaskClips, TaskOptions
 from stc_export.validate.workers import Workers, open_workers
 
@@ -238,13 +238,9 @@ def _result(job: _Job, ran: _Ran, workers: Workers, load_before: float | None) -
         notes=job.found.notes,
         failures=ran.failures,
         original=plan.original,
-        conversions=tuple(
-            compare_engines(own, clips[own.name], clips[other.name]) for own, other in twins(plan.settings)
-        ),
+        conversions=compare_engines(plan.settings, clips),
         bundles=validated_bundles(job.request.bundle, job.manifest, job.beside),
-        changes=tuple(
-            compare_bundles(own, clips[own.name], clips[first.name]) for own, first in other_bundles(plan.settings)
-        ),
+        changes=compare_bundles(plan.settings, clips),
     )
 
 

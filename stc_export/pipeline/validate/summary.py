@@ -18,7 +18,7 @@ from stc_export.pipeline.validate.types import (
 )
 from stc_export.validate.averages import Rule, official_score
 from stc_export.validate.statistics import accuracy, agreement, difference, mcnemar
-from stc_export.validate.twins import baselines
+from stc_export.validate.twins import baselines, other_bundles, twins
 from stc_export.validate.types import Answered, ClipOutcome, Interval, Setting, total_work
 
 #: With fewer clips a bootstrap over clips is too narrow to show a difference.
@@ -62,7 +62,24 @@ def score(
     )
 
 
-def compare_engines(setting: Setting, own: Sequence[ClipOutcome], original: Sequence[ClipOutcome]) -> Conversion:
+def compare_engines(settings: Sequence[Setting], clips: Mapping[str, Sequence[ClipOutcome]]) -> tuple[Conversion, ...]:
+    """Return what the conversion did to the answers, for each setting that ran in the original model, too.
+
+    Args:
+        settings: All settings.
+        clips: The clips of each by its name, the same ones in the same order.
+    """
+    return tuple(_conversion(own, clips[own.name], clips[other.name]) for own, other in twins(settings))
+
+
+def compare_bundles(
+    settings: Sequence[Setting], clips: Mapping[str, Sequence[ClipOutcome]]
+) -> tuple[BundleChange, ...]:
+    """Return what other bundles did to the answers, for each of their settings; see :func:`compare_engines`."""
+    return tuple(_change(own, clips[own.name], clips[first.name]) for own, first in other_bundles(settings))
+
+
+def _conversion(setting: Setting, own: Sequence[ClipOutcome], original: Sequence[ClipOutcome]) -> Conversion:
     """Return what the conversion did to the answers under one policy.
 
     Args:
@@ -74,7 +91,7 @@ def compare_engines(setting: Setting, own: Sequence[ClipOutcome], original: Sequ
     return Conversion(setting.name, agreement(answers, others), _compare(answers, others))
 
 
-def compare_bundles(setting: Setting, own: Sequence[ClipOutcome], first: Sequence[ClipOutcome]) -> BundleChange:
+def _change(setting: Setting, own: Sequence[ClipOutcome], first: Sequence[ClipOutcome]) -> BundleChange:
     """Return what another bundle did to the answers under one policy.
 
     Args:
