@@ -28,6 +28,11 @@ def modern_request(checkpoint: Path, out: Path, precision: str) -> BuildRequest:
     return BuildRequest(str(checkpoint), out=out, precision=precision, policy=ALL_SLOTS, flavour="modern")
 
 
+def kv_request(checkpoint: Path, out: Path, flavour: str, precision: str) -> BuildRequest:
+    """Keys and values in 8 bits, and a slot for every position of the model."""
+    return replace(modern_request(checkpoint, out, f"{precision},kv=int8"), flavour=flavour)
+
+
 def bf16_request(checkpoint: Path, out: Path) -> BuildRequest:
     """Return what builds a bundle in bf16, for a target that has it."""
     return BuildRequest(str(checkpoint), target="rtx", out=out, precision="bf16", flavour="base")

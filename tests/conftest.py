@@ -14,7 +14,15 @@ from hypothesis import settings
 from stc_export.pipeline.types import BuildRequest
 from stc_export.world import splits
 from tests import checkpoints
-from tests.bundles import bf16_request, built_once, made_once, modern_bf16_request, modern_request, write_runnable
+from tests.bundles import (
+    bf16_request,
+    built_once,
+    kv_request,
+    made_once,
+    modern_bf16_request,
+    modern_request,
+    write_runnable,
+)
 from tests.device.machine import NEEDS, read_machine, reason_to_skip
 from tests.videos import write_pictures
 
@@ -167,6 +175,26 @@ def tiny_modern_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint
 def tiny_modern_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The same in fp16."""
     return built_once(tmp_path_factory, "tiny-modern-fp16", lambda out: modern_request(tiny_checkpoint, out, "fp16"))
+
+
+@pytest.fixture(scope="session")
+def tiny_kv_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """fp32 bundle of the tiny checkpoint that keeps keys and values in 8 bits."""
+    return built_once(tmp_path_factory, "tiny-kv", lambda out: kv_request(tiny_checkpoint, out, "base", "fp32"))
+
+
+@pytest.fixture(scope="session")
+def tiny_kv_modern_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The same of flavour modern."""
+    return built_once(
+        tmp_path_factory, "tiny-kv-modern", lambda out: kv_request(tiny_checkpoint, out, "modern", "fp32")
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_kv_bundle_fp16(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The same of flavour base in fp16."""
+    return built_once(tmp_path_factory, "tiny-kv-fp16", lambda out: kv_request(tiny_checkpoint, out, "base", "fp16"))
 
 
 @pytest.fixture(scope="session")

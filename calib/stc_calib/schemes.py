@@ -1,4 +1,4 @@
-"""How the weights of linear layers are rounded to few bits, as data.
+"""How the weights of linear layers are rounded to few bits, and how keys and values can be kept, as data.
 
 A scheme is symmetric: a weight is a whole number times a scale, and 0 stays 0. Weights of one output that lie side by
 side share a scale. What a precision such as ``int4`` means depends on the backend, which the data of a target name
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stc_engines.table import Backend, BackendKind
-from stc_export.spec.manifest import QuantisedPrecision, Role
+from stc_export.spec.manifest import Flavour, KVFormat, QuantisedPrecision, Role
 
 #: Operator that reads the weights: one of ONNX Runtime, ONNX's own before a product of floating point numbers, a
 #: product of whole numbers, or ONNX's own before a product whose other factor is rounded by a scale as well.
@@ -92,6 +92,15 @@ SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
     "ort": {"vit": _named(_INTEGER), "llm": _named(_NBITS)},
     "trt": _TENSORRT,
     "trt-rtx": _TENSORRT,
+}
+
+_ANY: frozenset[KVFormat] = frozenset({"floats", "int8"})
+_FLOATS: frozenset[KVFormat] = frozenset({"floats"})
+#: Flavour -> backend -> how its graphs can keep keys and values. The operator with which TensorRT writes into a cache
+#: in place takes floating point numbers only.
+KV_FORMATS: Mapping[Flavour, Mapping[BackendKind, frozenset[KVFormat]]] = {
+    "base": {"ort": _ANY, "trt": _ANY, "trt-rtx": _ANY},
+    "modern": {"ort": _ANY, "trt": _FLOATS, "trt-rtx": _FLOATS},
 }
 
 

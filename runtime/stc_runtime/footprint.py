@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from stc_export.spec.dims import ModelDims
-from stc_export.spec.interface import VIT_STATE
-from stc_export.spec.manifest import DTYPE_BYTES, DType
+from stc_export.spec.interface import KV_STATE, VIT_STATE
+from stc_export.spec.manifest import DTYPE_BYTES, DType, KVFormat
 from stc_export.spec.policy import CacheUpdate, Selection
 
 
@@ -31,7 +31,15 @@ def feature_cache_bytes(
     return tensors * frame * cache_sets(update, in_place=in_place) + 3 * frame
 
 
-def kv_bytes(dims: ModelDims, capacity_tokens: int, dtype: DType) -> int:
-    """Return the bytes of keys and values of ``capacity_tokens`` slots in all layers."""
+def kv_bytes(dims: ModelDims, capacity_tokens: int, dtype: DType, kv: KVFormat) -> int:
+    """Return the bytes of keys and values of ``capacity_tokens`` slots in all layers.
+
+    Args:
+        dims: Sizes.
+        capacity_tokens: Slots.
+        dtype: Type of activations.
+        kv: How keys and values are kept.
+    """
     text = dims.text
-    return 2 * text.layers * text.kv_heads * text.head_dim * capacity_tokens * DTYPE_BYTES[dtype]
+    head = sum(tensor.width(text) * DTYPE_BYTES[tensor.dtype or dtype] for tensor in KV_STATE[kv])
+    return text.layers * text.kv_heads * head * capacity_tokens

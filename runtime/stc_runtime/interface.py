@@ -14,6 +14,7 @@ from stc_export.spec.errors import BundleError, PolicyError, ResourceError
 from stc_export.spec.interface import (
     Interface,
     gate_interface,
+    kv_format,
     llm_interface,
     pruner_interface,
     vit_interface,
@@ -131,7 +132,7 @@ def _expected(manifest: Manifest, graph: GraphEntry) -> Interface:
     if graph.role == "cacher_gate":
         return gate_interface(dims.vision, dtype)
     if graph.role == "llm":
-        return llm_interface(dims.text, dtype, manifest.flavour, _slots(manifest))
+        return llm_interface(dims.text, dtype, manifest.flavour, _slots(manifest), kv_format(graph))
     if graph.role == "vit":
         selection = vit_selection(graph.variant) or SELECTIONS[0]
         return vit_interface(dims.vision, dtype, selection, attention=_gives_attention(graph))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import QuestionError
+from stc_export.spec.interface import kv_format
 from stc_export.spec.memory import kv_budget
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
@@ -49,7 +50,15 @@ class StreamMemory:
         self._sink = model.embed(sink)
         self._start()  # checks the budget before memory is reserved for it
         slots = self._form.slots(model.manifest, self._limits.capacity)
-        shape = KVShape(text.layers, text.kv_heads, text.head_dim, slots.capacity, max(1, len(sink)), slots.least)
+        shape = KVShape(
+            text.layers,
+            text.kv_heads,
+            text.head_dim,
+            slots.capacity,
+            max(1, len(sink)),
+            slots.least,
+            kv_format(model.manifest.graph("llm")),
+        )
         self._kv = KVMemory(shape, model.dtype, text.rope_theta, model.backend.llm.store)
         self._beside = model.backend.llm is not model.backend
         self._unread: Logits | None = None

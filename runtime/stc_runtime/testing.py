@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stc_export.spec.errors import BundleError
+from stc_export.spec.interface import KV_STATE, kv_format
 from stc_export.spec.manifest import GraphEntry
 from stc_runtime.backends.base import Arrays, Engine, Tensors, check_arrays
 from stc_runtime.backends.store import HostMemory, host_arrays
 from stc_runtime.dtypes import carrier, narrowed, widened
+from stc_runtime.memory.coding import CODINGS
 
 Array = NDArray[Any]
 
@@ -162,12 +165,17 @@ def _llm(graph: GraphEntry, feeds: Arrays) -> Iterator[tuple[str, Array]]:
     embeds = feeds["inputs_embeds"][0].astype(np.float32)
     seen = feeds["past_bias"][0] == 0
     total = np.zeros(1, np.float32)
-    for name in (spec.name for spec in graph.inputs if spec.name.startswith(("key_", "value_"))):
-        past = feeds[name]
-        _, heads, _, width = past.shape
+    state = [spec.name for spec in graph.inputs if spec.name.endswith("_in")]
+    kinds = [tensor.name for tensor in KV_STATE[kv_format(graph)]]
+    layers, half = len(state) // len(kinds), len(kinds) // 2
+    coding, kind = CODINGS[kv_format(graph)], feeds["past_bias"].dtype
+    for names, layer in product((kinds[:half], kinds[half:]), range(layers)):
+        past = [feeds[f"{name}_{layer}_in"] for name in names]
+        _, heads, _, width = past[0].shape
         new = np.sin(_widened(embeds, heads * width) + feeds["position_ids"][0][:, None])
-        rows = new.reshape(len(embeds), heads, width).transpose(1, 0, 2)[None]
-        total = total + past[:, :, seen].sum(dtype=np.float32) + rows.sum()
-        yield name.removesuffix("_in") + "_out", _kept(feeds, past, rows)
+        fresh = coding.keep(new.reshape(len(embeds), heads, width).transpose(1, 0, 2)[None], kind)
+        total = total + coding.rows(past)[:, :, seen].sum(dtype=np.float32) + new.sum()
+        for name, before, rows in zip(names, past, fresh, strict=True):
+            yield f"{name}_{layer}_out", _kept(feeds, before, rows)
     vocabulary = next(int(spec.shape[1]) for spec in graph.outputs if spec.name == "logits")
     yield "logits", np.sin(total + _STEP * np.arange(vocabulary, dtype=np.float32) ** 2)[None]

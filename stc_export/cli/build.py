@@ -1,6 +1,7 @@
 """``stc-export build``."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,12 @@ from stc_export.cli.text import bytes_text, facts, ms_text, parity_table, table
 from stc_export.pipeline.precisions import bundle_precisions, read_precisions
 from stc_export.pipeline.types import BuildPlan, BuildRequest, BuildResult, Fit
 from stc_export.spec.errors import UsageError, nearest
+from stc_export.spec.manifest import KVFormat
 from stc_export.spec.policy import METRIC_NAMES, Metric, Policy
 
 EXAMPLE = "stc-export build demo --target cpu --out demo.stc"
+#: What is said of the KV memory beside its size.
+_KEPT: Mapping[KVFormat, str] = {"floats": "", "int8": ", in int8"}
 
 
 def build(  # noqa: PLR0913 - one parameter per flag
@@ -130,7 +134,7 @@ def plan_text(plan: BuildPlan) -> str:
                     ("one session", f"about {bytes_text(size.session_bytes)}"),
                     ("  weights", bytes_text(size.weights_bytes)),
                     ("  feature cache", bytes_text(size.feature_cache_bytes)),
-                    ("  KV memory", bytes_text(size.kv_bytes)),
+                    ("  KV memory", f"{bytes_text(size.kv_bytes)}{_KEPT[plan.kv]}"),
                     ("  activations", f"about {bytes_text(size.activations_bytes)}"),
                     *process,
                 ]

@@ -13,6 +13,7 @@ from stc_export.spec.manifest import (
     DType,
     Flavour,
     GraphEntry,
+    KVFormat,
     Precision,
     PrunerEntry,
     QuantisedPrecision,
@@ -34,6 +35,7 @@ class GraphForm:
         attention: Whether ``vit`` gives the attention that tokens received, and there are the methods that use it.
         schemes: How weights of linear layers are rounded, for the roles whose weights are.
         head: How the output matrix of the LLM is rounded, if it is.
+        kv: How keys and values of the LLM are kept.
     """
 
     flavour: Flavour
@@ -43,6 +45,7 @@ class GraphForm:
     attention: bool = False
     schemes: Mapping[Role, Scheme] = field(default_factory=dict)
     head: Scheme | None = None
+    kv: KVFormat = "floats"
 
 
 @dataclass(frozen=True)

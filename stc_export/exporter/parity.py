@@ -13,8 +13,8 @@ from stc_export.spec.manifest import GraphParity, Precision
 from stc_runtime.parity import COMPARED, Expectation, largest, worst_of_layers
 
 #: What a graph computes in: the type of its activations, or what they are rounded to before linear layers; by scales
-#: that were chosen from data, if it says so.
-Computed = Precision | Literal["int8", "int8 by data", "fp8 by data"]
+#: that were chosen from data, if it says so. And whether keys and values are kept in few bits.
+Computed = Precision | Literal["int8", "int8 by data", "fp8 by data", "fp32, kv int8", "fp16, kv int8", "bf16, kv int8"]
 #: Largest error that passes, relative to the largest absolute value of the reference.
 #: fp32: random and real-size models measured 1e-6 to 2e-5 (sums in another order). fp16 against fp32: one rounding is
 #: 5e-4 of a value, and 26 layers measured up to 6e-3. bf16 has three bits less: eight times as much.
@@ -29,6 +29,9 @@ TOLERANCES: Mapping[Computed, float] = {
     "int8": 0.1,
     "int8 by data": 0.2,
     "fp8 by data": 0.2,
+    "fp32, kv int8": 0.05,
+    "fp16, kv int8": 0.05,
+    "bf16, kv int8": 0.2,
 }
 #: Share of a ranking that may differ: scores closer than the rounding error have no order.
 RANKING_TOLERANCES: Mapping[Computed, float] = {
@@ -38,6 +41,9 @@ RANKING_TOLERANCES: Mapping[Computed, float] = {
     "int8": 0.2,
     "int8 by data": 0.2,
     "fp8 by data": 0.2,
+    "fp32, kv int8": 0.2,
+    "fp16, kv int8": 0.2,
+    "bf16, kv int8": 0.2,
 }
 
 Arrays = Mapping[str, NDArray[Any]]

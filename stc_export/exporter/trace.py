@@ -38,6 +38,7 @@ _IR_DTYPES = {
     "bfloat16": ir.DataType.BFLOAT16,
     "int64": ir.DataType.INT64,
     "uint8": ir.DataType.UINT8,
+    "int8": ir.DataType.INT8,
 }
 
 

@@ -61,8 +61,8 @@ def stage_bounds(dims: ModelDims, policy: Policy, precisions: Precisions, target
     patches = 3 * vision.patch_size**2 * vision.width
     projector = vision.width * text.width + text.width**2
     encoder = _rounded(vit_weights(vision), vit_outputs(vision), precisions, "vit") + 2 * frame * size
-    memory = _llm_bytes(text, precisions) + kv_bytes(dims, past, dtype)
-    token = text.width * size + kv_bytes(dims, 1, dtype)
+    memory = _llm_bytes(text, precisions) + kv_bytes(dims, past, dtype, precisions.kv)
+    token = text.width * size + kv_bytes(dims, 1, dtype, precisions.kv)
     work = (
         ("gate", gate_macs(vision), 3 * vision.image_size**2 + (patches + 2 * frame) * size),
         ("vit full", vit_macs(vision, selection, tokens), encoder + state * size),

@@ -36,7 +36,9 @@ def planned_graphs(split: SplitModel, precisions: Precisions) -> tuple[PlannedGr
     )
 
 
-def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, backend: Backend) -> SizeEstimate:
+def estimate(
+    split: SplitModel, dims: ModelDims, policy: Policy, precisions: Precisions, backend: Backend
+) -> SizeEstimate:
     """Estimate disk and memory for one session with a policy; ``backend`` is that of the target.
 
     Raises:
@@ -46,7 +48,7 @@ def estimate(split: SplitModel, dims: ModelDims, policy: Policy, dtype: DType, b
     session = session_graphs(policy)
     weights = sum(_graph_weights(g, stored) for g in split.graphs if session[g.role] == g.variant)
     disk = sum(file_bytes(recipes) for recipes in split.weights.values())
-    return session_size(Stored(disk, weights), dims, policy, dtype, backend)
+    return session_size(Stored(disk, weights), dims, policy, precisions, backend)
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,22 @@ class Stored:
     weights_bytes: int
 
 
-def session_size(stored: Stored, dims: ModelDims, policy: Policy, dtype: DType, backend: Backend) -> SizeEstimate:
+def session_size(
+    stored: Stored, dims: ModelDims, policy: Policy, precisions: Precisions, backend: Backend
+) -> SizeEstimate:
     """Estimate what a session needs; ``backend`` is that of the target.
 
     Raises:
         PolicyError: The policy's memory does not fit the model.
     """
-    capacity = kv_slots(policy.memory, dims.text.context)
+    capacity, dtype = kv_slots(policy.memory, dims.text.context), precisions.dtype
     return SizeEstimate(
         disk_bytes=stored.disk_bytes,
         weights_bytes=stored.weights_bytes,
         feature_cache_bytes=feature_cache_bytes(
             dims, policy.cacher.selection, policy.cacher.update, dtype, in_place=backend.in_place
         ),
-        kv_bytes=kv_bytes(dims, capacity, dtype),
+        kv_bytes=kv_bytes(dims, capacity, dtype, precisions.kv),
         activations_bytes=_AT_ONCE[backend.streams](_activations(dims, capacity, dtype)),
     )
 

@@ -28,7 +28,7 @@ def fit_target(target: Target, dims: ModelDims, policy: Policy, precisions: Prec
         room_bytes=room,
         session_bytes=session_bytes,
         fits=None if room is None else session_bytes <= room,
-        kv_per_1000_frames_bytes=kv_bytes(dims, _MANY_FRAMES * kept, precisions.dtype),
+        kv_per_1000_frames_bytes=kv_bytes(dims, _MANY_FRAMES * kept, precisions.dtype, precisions.kv),
         frame_tokens=kept,
         stages=stage_bounds(dims, policy, precisions, target),
     )

@@ -39,7 +39,7 @@ def fit_bundle(path: Path, target: Target) -> Fit:
     dims, policy, precisions = manifest.dims, manifest.policy, bundle_precisions(manifest)
     disk = sum(entry.size_bytes for entry in manifest.files)
     stored = Stored(disk, _session_weights(manifest))
-    size = session_size(stored, dims, policy, precisions.dtype, target.backend)
+    size = session_size(stored, dims, policy, precisions, target.backend)
     return fit_target(target, dims, policy, precisions, size.session_bytes)
 
 

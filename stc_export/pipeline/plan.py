@@ -18,7 +18,7 @@ from stc_export.families.base import Family, FamilyModel
 from stc_export.pipeline.calibration_data import CalibrationTask, find_task
 from stc_export.pipeline.estimate import estimate, planned_graphs, resident_bytes
 from stc_export.pipeline.fit import fit_target
-from stc_export.pipeline.precisions import Precisions, check_blocks, keep_layers, read_head, read_precisions
+from stc_export.pipeline.precisions import Precisions, check_blocks, check_kv, keep_layers, read_head, read_precisions
 from stc_export.pipeline.source import Source
 from stc_export.pipeline.types import BuildPlan, BuildRequest
 from stc_export.spec.calibration import Rounding
@@ -76,7 +76,9 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         attention=request.attention,
         schemes=precisions.schemes,
         head=read_head(request.head, precisions, target),
+        kv=precisions.kv,
     )
+    check_kv(form.kv, form.flavour, target)
     kept = keep_layers(model.split(form, preprocessing), request.keep_precision)
     split = kept.split
     rounding = _rounding(request.rounding, split)
@@ -87,12 +89,13 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
     _check_policy_graphs(request.policy, split)
     used = {name for recipes in split.weights.values() for recipe in recipes for name in recipe.sources}
     parameters = sum(math.prod(checkpoint.info(name).shape) for name in used)
-    size = estimate(split, model.dims, request.policy, form.dtype, target.backend)
+    size = estimate(split, model.dims, request.policy, precisions, target.backend)
     plan = BuildPlan(
         model=source.name,
         family=family.name,
         target=target.name,
         precision=precisions.floats,
+        kv=precisions.kv,
         flavour=form.flavour,
         out=output_path(request, source),
         parameters=parameters,

@@ -7,10 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from stc_calib.schemes import SCHEMES, Arithmetic, Scheme, schemes_of
+from stc_calib.schemes import KV_FORMATS, SCHEMES, Arithmetic, Scheme, schemes_of
 from stc_engines.table import Target
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
-from stc_export.spec.manifest import PRECISION_DTYPES, DType, Manifest, Precision, QuantisedPrecision, Role
+from stc_export.spec.interface import kv_format
+from stc_export.spec.manifest import (
+    PRECISION_DTYPES,
+    DType,
+    Flavour,
+    KVFormat,
+    Manifest,
+    Precision,
+    QuantisedPrecision,
+    Role,
+)
 
 if TYPE_CHECKING:
     from stc_export.exporter.graphs import SplitModel
@@ -22,6 +32,13 @@ EXPORTED: tuple[str, ...] = (*PRECISION_DTYPES, *get_args(QuantisedPrecision))
 
 
 _BY_DATA: Mapping[Arithmetic, Computed] = {"int8": "int8 by data", "fp8": "fp8 by data"}
+_ROUNDED_KV: Mapping[Precision, Computed] = {
+    "fp32": "fp32, kv int8",
+    "fp16": "fp16, kv int8",
+    "bf16": "bf16, kv int8",
+}
+#: Stands beside the roles in ``--precision``: the memory of the LLM.
+_KV = "kv"
 
 
 @dataclass(frozen=True)
@@ -31,10 +48,12 @@ class Precisions:
     Attributes:
         floats: Type of state, of tables and of what graphs hand each other.
         schemes: How the weights of linear layers are rounded, for the roles whose weights are.
+        kv: How keys and values of the LLM are kept.
     """
 
     floats: Precision
     schemes: Mapping[Role, Scheme]
+    kv: KVFormat = "floats"
 
     @property
     def dtype(self) -> DType:
@@ -53,6 +72,8 @@ class Precisions:
     def computed(self, role: Role) -> Computed:
         """Return what decides how exact the graphs of a role are."""
         scheme = self.schemes.get(role)
+        if role == "llm" and self.kv == "int8":
+            return _ROUNDED_KV[self.floats]
         if scheme is None or scheme.arithmetic is None:
             return self.floats
         return _BY_DATA[scheme.arithmetic] if scheme.calibrated else "int8"
@@ -60,13 +81,15 @@ class Precisions:
     @property
     def text(self) -> str:
         """What people read, e.g. ``fp16`` or ``fp16, llm int4``."""
-        return ", ".join((self.floats, *(f"{role} {scheme.precision}" for role, scheme in self.schemes.items())))
+        kv = () if self.kv == "floats" else (f"{_KV} {self.kv}",)
+        return ", ".join((self.floats, *(f"{role} {scheme.precision}" for role, scheme in self.schemes.items()), *kv))
 
 
 def read_precisions(asked: str | None, target: Target) -> Precisions:
     """Read ``--precision``: a name for all graphs and ``ROLE=NAME`` for those of a role, with commas between.
 
-    A name of few bits for all graphs means those that can have it; all else has the target's default type.
+    A name of few bits for all graphs means those that can have it; all else has the target's default type. The memory
+    of the LLM, ``kv`` in place of a role, is kept in few bits only where that is asked for by its name.
 
     Args:
         asked: What the user typed; ``None``: the target's default.
@@ -81,6 +104,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
         _check_name(name, target)
     general = wanted.pop("", "")
     floats = _floats(general, target)
+    kv = _kv(wanted.pop(_KV, floats), floats)
     for role, name in wanted.items():
         _check_role(role, name, floats, target)
     schemes: dict[Role, Scheme] = {}
@@ -88,7 +112,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
         name = wanted.get(known, general)
         if name in named:
             schemes[known] = named[name]
-    return Precisions(floats, schemes)
+    return Precisions(floats, schemes, kv)
 
 
 def read_head(asked: str | None, precisions: Precisions, target: Target) -> Scheme | None:
@@ -112,6 +136,22 @@ def read_head(asked: str | None, precisions: Precisions, target: Target) -> Sche
     return known[asked]
 
 
+def check_kv(kv: KVFormat, flavour: Flavour, target: Target) -> None:
+    """Check that graphs of a flavour can keep keys and values in a format on a target.
+
+    Raises:
+        UnsupportedError: They cannot.
+    """
+    if kv in KV_FORMATS[flavour][target.backend.kind]:
+        return
+    other = next(other for other, known in KV_FORMATS.items() if kv in known[target.backend.kind])
+    raise UnsupportedError(
+        f"On {target.name} graphs of the flavour {flavour} cannot keep keys and values in {kv}: what writes them in "
+        "place takes floating point numbers only.",
+        f"Build with --flavour {other}.",
+    )
+
+
 def bundle_precisions(manifest: Manifest) -> Precisions:
     """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only."""
     schemes = {
@@ -120,7 +160,7 @@ def bundle_precisions(manifest: Manifest) -> Precisions:
         for graph in manifest.graphs
         if graph.precision in named.get(graph.role, {})
     }
-    return Precisions(manifest.precision, schemes)
+    return Precisions(manifest.precision, schemes, kv_format(manifest.graph("llm")))
 
 
 def check_blocks(recipes: Iterable[WeightRecipe]) -> None:
@@ -212,7 +252,7 @@ def _check_name(name: str, target: Target) -> None:
 
 def _check_role(role: str, name: str, floats: Precision, target: Target) -> None:
     if role not in get_args(Role):
-        raise UnsupportedError(f'--precision names the graphs "{role}".', nearest(role, get_args(Role)))
+        raise UnsupportedError(f'--precision names the graphs "{role}".', nearest(role, (*get_args(Role), _KV)))
     if name in PRECISION_DTYPES and name != floats:
         raise UsageError(
             f"--precision asks for {role}={name} in an {floats} bundle: what graphs hand each other has one type.",
@@ -221,6 +261,14 @@ def _check_role(role: str, name: str, floats: Precision, target: Target) -> None
     known = (floats, *(one for other, named in schemes_of(target.backend).items() if other == role for one in named))
     if name not in known:
         raise UnsupportedError(f"The {role} graphs of {target.name} cannot be {name}.", nearest(name, known))
+
+
+def _kv(name: str, floats: Precision) -> KVFormat:
+    if name == floats:
+        return "floats"
+    if name == "int8":
+        return "int8"
+    raise UnsupportedError(f"Keys and values of an {floats} bundle cannot be {name}.", nearest(name, (floats, "int8")))
 
 
 def _floats(general: str, target: Target) -> Precision:

@@ -11,7 +11,7 @@ from stc_engines.lint.finding import Finding
 from stc_export.spec.calibration import ActivationRecord, RoundedFile
 from stc_export.spec.engines import Fingerprint, SealRecord
 from stc_export.spec.footage import SILENCE_S
-from stc_export.spec.manifest import Manifest
+from stc_export.spec.manifest import KVFormat, Manifest
 from stc_export.spec.policy import Metric, Policy
 from stc_export.spec.report import CameraReport
 
@@ -147,6 +147,7 @@ class BuildPlan:
         family: Its family.
         target: Resolved name of the target.
         precision: Precision of all graphs.
+        kv: How keys and values of the LLM are kept.
         flavour: Form of the graphs.
         out: Bundle to write.
         parameters: Parameters that the graphs use.
@@ -160,6 +161,7 @@ class BuildPlan:
     family: str
     target: str
     precision: str
+    kv: KVFormat
     flavour: str
     out: Path
     parameters: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stc_export.spec.dims import ModelDims, TextDims, VisionDims
-from stc_export.spec.manifest import SELECTION_INPUTS, DType, Flavour, GraphEntry, Role, TensorSpec
+from stc_export.spec.manifest import SELECTION_INPUTS, DType, Flavour, GraphEntry, KVFormat, Role, TensorSpec
 from stc_export.spec.policy import Metric, Policy, Selection
 
 
@@ -153,6 +153,45 @@ def pruner_interface(dims: ModelDims, dtype: DType, history_width: int, inputs: 
 
 
 @dataclass(frozen=True)
+class KVTensor:
+    """A part of what the LLM remembers of a token in each layer.
+
+    Attributes:
+        name: Its name, with the layer's number and ``_in`` or ``_out`` behind it.
+        holds: Numbers for each head: ``head``, all d of it, or ``one``.
+        dtype: Their type; ``None``: that of activations.
+    """
+
+    name: str
+    holds: Literal["head", "one"]
+    dtype: DType | None = None
+
+    def width(self, text: TextDims) -> int:
+        """Return how many numbers it has of a token and head."""
+        return text.head_dim if self.holds == "head" else 1
+
+
+#: What the KV memory is made of, in the order of the graph's inputs: the first half is of keys, the other of values. A
+#: scale is what the code 127 stands for, the largest absolute value of a token's head; what the code 1 stands for is
+#: often too small for float16 to keep all its digits.
+KV_STATE: Mapping[KVFormat, tuple[KVTensor, ...]] = {
+    "floats": (KVTensor("key", "head"), KVTensor("value", "head")),
+    "int8": (
+        KVTensor("key", "head", "int8"),
+        KVTensor("key_scale", "one"),
+        KVTensor("value", "head", "int8"),
+        KVTensor("value_scale", "one"),
+    ),
+}
+
+
+def kv_format(llm: GraphEntry) -> KVFormat:
+    """Return how a graph ``llm`` keeps keys and values."""
+    codes = any(spec.name == "key_0_in" and spec.dtype == "int8" for spec in llm.inputs)
+    return "int8" if codes else "floats"
+
+
+@dataclass(frozen=True)
 class _Cache:
     """How keys and values of one layer go in and come out.
 
@@ -173,7 +212,7 @@ def _cache(flavour: Flavour, slots: int) -> _Cache:
     return {"base": _Cache("P", "S", ()), "modern": _Cache(slots, slots, (told,))}[flavour]
 
 
-def llm_interface(text: TextDims, dtype: DType, flavour: Flavour, slots: int) -> Interface:
+def llm_interface(text: TextDims, dtype: DType, flavour: Flavour, slots: int, kv: KVFormat = "floats") -> Interface:
     """Return the interface of ``llm``.
 
     With ``base``, past keys and values of P slots go in, and those of the S new tokens come out. With ``modern``, P is
@@ -181,16 +220,23 @@ def llm_interface(text: TextDims, dtype: DType, flavour: Flavour, slots: int) ->
 
     Args:
         text: Sizes.
-        dtype: Type of activations, keys and values.
+        dtype: Type of activations.
         flavour: Form of the graph.
         slots: P of a graph that writes them itself.
+        kv: How keys and values are kept.
     """
     form = _cache(flavour, slots)
 
     def cache(suffix: str, count: int | str) -> list[TensorSpec]:
-        shape = (1, text.kv_heads, count, text.head_dim)
-        names = (f"{name}_{layer}_{suffix}" for name in ("key", "value") for layer in range(text.layers))
-        return [TensorSpec(name, dtype, shape) for name in names]
+        return [
+            TensorSpec(
+                f"{tensor.name}_{layer}_{suffix}",
+                tensor.dtype or dtype,
+                (1, text.kv_heads, count, tensor.width(text)),
+            )
+            for tensor in KV_STATE[kv]
+            for layer in range(text.layers)
+        ]
 
     return Interface(
         (

@@ -37,12 +37,15 @@ _MAX_LAYERS = 1 << 10
 _GRAPH_END = ".onnx"
 
 Role = Literal["cacher_gate", "vit", "pruner", "llm"]
-DType = Literal["float32", "float16", "bfloat16", "int64", "uint8"]
+DType = Literal["float32", "float16", "bfloat16", "int64", "uint8", "int8"]
 Precision = Literal["fp32", "fp16", "bf16"]
 #: Precisions of the weights of one graph, in a bundle of any of the above; ``-128``: 128 weights share a scale, not 32;
 #: ``fp8``: E4M3 of ONNX, numbers of 8 bits with an exponent.
 QuantisedPrecision = Literal["int4", "int4-128", "int8", "fp8"]
 Flavour = Literal["base", "modern"]
+#: How keys and values of the LLM are kept: in the type that its graph computes in, or as codes of 8 bits with a scale
+#: for each token and head.
+KVFormat = Literal["floats", "int8"]
 HistoryKind = Literal["none", "window", "mean", "last"]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -63,7 +66,7 @@ BUILD_FLAGS: dict[Role, dict[str, str]] = {
 PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 #: Bytes of one element.
-DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1}
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1, "int8": 1}
 
 
 @dataclass(frozen=True)

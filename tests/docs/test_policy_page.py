@@ -90,5 +90,5 @@ def test_example_is_a_policy_and_its_figures_are_right() -> None:
     assert {((example.memory.kv_tokens or 0) - prompt) // kept for prompt in range(3, 40)} == {104}
     vision = VisionDims(image_size=384, patch_size=14, width=1152, mlp_width=4304, heads=16, layers=26)
     qwen2_half_b = TextDims(896, 4864, 14, 2, 64, 24, 151936, 32768, 1e6)
-    bytes_ = kv_bytes(ModelDims(vision, qwen2_half_b), 4096 + example.memory.answer_tokens, "float16")
+    bytes_ = kv_bytes(ModelDims(vision, qwen2_half_b), 4096 + example.memory.answer_tokens, "float16", "floats")
     assert round(bytes_ / 1e6, 1) == 53.5

@@ -38,6 +38,12 @@ def flavour_pair(request: pytest.FixtureRequest) -> Pair:
     return made_pair(request, request.param)
 
 
+@pytest.fixture(scope="session", params=["tiny_kv", "tiny_kv_modern"])
+def coded_pair(request: pytest.FixtureRequest) -> Pair:
+    """The tiny checkpoint in both flavours, with keys and values in 8 bits."""
+    return made_pair(request, request.param)
+
+
 @pytest.fixture(scope="session")
 def tiny_pair(request: pytest.FixtureRequest) -> Pair:
     return made_pair(request, "tiny")
@@ -48,7 +54,7 @@ def made_pair(request: pytest.FixtureRequest, name: str) -> Pair:
 
     return Pair(
         request.getfixturevalue(f"{name}_bundle"),
-        Reference(request.getfixturevalue(f"{name.removesuffix('_modern')}_checkpoint")),
+        Reference(request.getfixturevalue(f"{name.partition('_')[0]}_checkpoint")),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stc_export.spec.errors import PolicyError, ResourceError
+from stc_export.spec.interface import kv_format
 from stc_export.spec.memory import kv_budget
 from stc_export.spec.policy import CacherPolicy, MemoryPolicy, Policy, PrunerPolicy, named_policies
 from stc_runtime import Model, StreamSession
@@ -91,7 +92,7 @@ def test_feature_cache_bytes_are_what_the_session_holds(
 
 
 @pytest.mark.parametrize("memory", [MemoryPolicy(), MemoryPolicy(kv_tokens=61, answer_tokens=52)])
-@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16"])
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "tiny_kv_bundle_fp16"])
 def test_kv_bytes_are_what_the_session_holds_beside_mask_and_prompt_keys(
     bundle: str, memory: MemoryPolicy, request: pytest.FixtureRequest
 ) -> None:
@@ -100,7 +101,8 @@ def test_kv_bytes_are_what_the_session_holds_beside_mask_and_prompt_keys(
     capacity = kv_budget(memory, text.context) + memory.answer_tokens
     mask = capacity * model.dtype.itemsize
     prompt_keys = 4 * text.layers * text.kv_heads * text.head_dim * len(model.manifest.prompt.before_video)
-    computed = kv_bytes(model.manifest.dims, capacity, declared(model.dtype))
+    kv = kv_format(model.manifest.graph("llm"))
+    computed = kv_bytes(model.manifest.dims, capacity, declared(model.dtype), kv)
     assert StreamSession(model, Policy(memory=memory)).memory_use.kv == computed + mask + prompt_keys
 
 
@@ -127,7 +129,7 @@ def test_more_sessions_on_one_model_cost_their_state_and_nothing_else(tiny_bundl
     grown, reserved = map(int, printed(SESSIONS, tiny_bundle).split())
     manifest = Model.open(tiny_bundle, FakeBackend()).manifest
     cache = feature_cache_bytes(manifest.dims, "gate", "rolling", "float32", in_place=True)
-    assert 40 * (cache + kv_bytes(manifest.dims, 1000, "float32")) == pytest.approx(reserved, rel=0.03)
+    assert 40 * (cache + kv_bytes(manifest.dims, 1000, "float32", "floats")) == pytest.approx(reserved, rel=0.03)
     assert grown == pytest.approx(reserved, rel=0.1)
 
 

@@ -53,7 +53,9 @@ def same(outputs: dict[str, Array]) -> dict[str, Array]:
     return outputs
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "runnable_bundle_bf16", "untied_bundle"])
+@pytest.mark.parametrize(
+    "name", ["tiny_bundle", "tiny_bundle_fp16", "runnable_bundle_bf16", "untied_bundle", "tiny_kv_bundle_fp16"]
+)
 def test_onnx_runtime_gives_its_own_numbers_again(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(name)
     for graph in read_manifest(bundle).graphs:

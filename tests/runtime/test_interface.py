@@ -129,6 +129,7 @@ def test_contradiction_raises_and_names_what_differs(
         "tiny_modern_bundle_fp16",
         "tiny_bundle_bf16",
         "tiny_modern_bundle_bf16",
+        "tiny_kv_bundle_fp16",
     ],
 )
 def test_built_bundles_do_not_contradict_themselves(name: str, request: pytest.FixtureRequest) -> None:

@@ -133,6 +133,24 @@ def test_stream_that_forgets_and_renumbers_equals_positions_counted_anew(
     assert both.renumbered >= 2
 
 
+def test_stream_in_8_bits_that_forgets_and_renumbers_stays_near_one_that_never_rounds(coded_pair: Pair) -> None:
+    """The reference keeps keys before rotation in float32. Rounding must show, and must not add up over 45 frames."""
+    both = Beside(coded_pair, replace(OFF, memory=SMALL))
+    _, tail = both.around_video(QUESTION)
+    errors = []
+    for number in range(45):
+        both.push(number)
+        if number % 6 == 5:
+            before = len(both.recorder.calls["llm"])
+            answer(both.session, QUESTION, 1)
+            expected = both.eager.logits(tail)
+            errors.append(np.abs(both.recorder.logits()[before] - expected).max() / np.abs(expected).max())
+    assert both.evicted >= 30
+    assert both.renumbered >= 2
+    assert min(errors) > 1e-5
+    assert max(errors) < 0.02
+
+
 @pytest.mark.parametrize("positions", ["contiguous", "original"])
 def test_remembered_dialogue_is_read_kept_and_forgotten_like_a_frame(flavour_pair: Pair, positions: str) -> None:
     memory = MemoryPolicy(kv_tokens=90, answer_tokens=850, positions=positions)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module", params=["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "siglip_bundle"])
+@pytest.fixture(
+    scope="module",
+    params=["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "tiny_kv_bundle_fp16", "siglip_bundle"],
+)
 def model(request: pytest.FixtureRequest) -> Model:
     return Model.open(request.getfixturevalue(request.param), FakeBackend())
 

@@ -17,6 +17,8 @@ _ATTENTION_TYPES = frozenset({"float16", "bfloat16"})
 _LEAST_WIDTH, _MOST_WIDTH = 12, 256
 #: Attributes of ``Attention`` that are taken with this value only.
 _ONLY = {"softcap": 0.0, "softmax_precision": None}
+#: Types of a cache that is written in place.
+_CACHE_TYPES = frozenset({"float32", "float16", "bfloat16"})
 #: Inputs of ``Attention`` before those for a cache of its own.
 _PLAIN_INPUTS = 4
 
@@ -63,6 +65,8 @@ def _cache_problems(node: Node, fed: set[str], given: frozenset[str]) -> Iterato
     before, shape = node.inputs[0], node.inputs[0].shape
     if before.name not in fed or node.outputs[0].name not in given:
         yield "it must be an input of the graph, and come out as it is"
+    if before.dtype and before.dtype not in _CACHE_TYPES:
+        yield f"it must hold floating point numbers, and not {before.dtype}"
     if shape is None or len(shape) != 4:
         yield "it must have 4 dimensions"
     elif node.attributes.get("axis", -2) not in (-2, 2):

@@ -22,6 +22,7 @@ _ORT_TYPES = {
     "bfloat16": "tensor(bfloat16)",
     "int64": "tensor(int64)",
     "uint8": "tensor(uint8)",
+    "int8": "tensor(int8)",
 }
 
 #: Numbers in ONNX of types that numpy does not have, by what carries them.

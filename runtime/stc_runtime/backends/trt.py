@@ -22,7 +22,14 @@ from stc_runtime.backends.device_store import DeviceStore, Scratch, Shared
 from stc_runtime.backends.trt_engine import TrtEngine
 
 #: What TensorRT calls the types of a manifest.
-_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "uint8": "UINT8"}
+_TYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "uint8": "UINT8",
+    "int8": "INT8",
+}
 
 
 class TrtBackend:

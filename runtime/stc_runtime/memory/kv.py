@@ -5,6 +5,10 @@ capacity, so that a backend sees few shapes. A bias of -65504 hides slots that h
 [Hkv, capacity, d] would not be contiguous; each flat buffer is therefore laid out for the current P, and laid out anew,
 in place, when the bucket grows. So no step copies the cache, which lies where the backend's graphs read and write it. A
 graph that writes into the whole cache has one size only: ``least`` is then the capacity.
+
+Keys and values of a layer are each kept as one array, or as one of codes and one of scales
+(:data:`stc_export.spec.interface.KV_STATE`). All are moved alike; only keys that change their position are read as
+numbers and kept anew.
 """
 
 from __future__ import annotations
@@ -16,14 +20,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stc_export.spec.errors import ParityError, ResourceError
+from stc_export.spec.interface import KV_STATE
 from stc_export.spec.memory import bucket_for
 from stc_runtime.backends.store import HostStore, Store, Tensor, cut
-from stc_runtime.dtypes import clipped, narrowed, widened
+from stc_runtime.dtypes import carrier, narrowed, widened
+from stc_runtime.memory.coding import CODINGS
 from stc_runtime.memory.rotary import shift_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stc_export.spec.manifest import KVFormat
     from stc_runtime.memory.planner import AdmitPlan
 
 #: Numbers, or uint16 that carry bfloat16.
@@ -44,6 +51,7 @@ class KVShape:
         capacity: Slots.
         sink_capacity: Most tokens of the sink.
         least: Fewest slots that the graph sees.
+        kv: How keys and values are kept.
     """
 
     layers: int
@@ -52,10 +60,26 @@ class KVShape:
     capacity: int
     sink_capacity: int
     least: int = 0
+    kv: KVFormat = "floats"
 
     def bucket(self, slots: int) -> int:
         """Return how many slots the graph sees when ``slots`` are needed."""
         return max(self.least, bucket_for(slots, self.capacity))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """One array of one layer: a row of numbers for each head and slot.
+
+    Attributes:
+        store: Where it lies.
+        width: Numbers of a row.
+        port: What a graph calls it, without ``_in`` or ``_out``.
+    """
+
+    store: Store
+    width: int
+    port: str
 
 
 class KVMemory:
@@ -72,16 +96,25 @@ class KVMemory:
 
         Args:
             shape: Sizes.
-            dtype: Type of keys, values and bias: float32, float16, or uint16 that carries bfloat16.
+            dtype: Type of activations: float32, float16, or uint16 that carries bfloat16. That of the bias, and of keys
+                and values or their scales.
             theta: Base of the rotary embedding.
             reserve: Makes the stores of keys and values; by default in the memory of the host.
         """
         self._shape = shape
         self._theta = theta
-        self._names = {suffix: port_names(shape.layers, suffix) for suffix in ("in", "out")}
-        elements = shape.kv_heads * shape.capacity * shape.head_dim
-        self._keys = [reserve(elements, dtype) for _ in range(shape.layers)]
-        self._values = [reserve(elements, dtype) for _ in range(shape.layers)]
+        self._coding = CODINGS[shape.kv]
+        kinds = []
+        for tensor in KV_STATE[shape.kv]:
+            width = shape.head_dim if tensor.holds == "head" else 1
+            kind = carrier(tensor.dtype) if tensor.dtype else dtype
+            stores = (reserve(shape.kv_heads * shape.capacity * width, kind) for _ in range(shape.layers))
+            kinds.append([_Rows(store, width, f"{tensor.name}_{layer}") for layer, store in enumerate(stores)])
+        #: In the order of a graph's inputs.
+        self._all = tuple(rows for kind in kinds for rows in kind)
+        self._names = {end: tuple(f"{rows.port}_{end}" for rows in self._all) for end in ("in", "out")}
+        #: What is kept of the keys of each layer.
+        self._keys = tuple(zip(*kinds[: len(kinds) // 2], strict=True))
         self._hidden = narrowed(np.array(HIDDEN), dtype)
         self._bias = np.full(shape.capacity, self._hidden)
         # Keys of the sink as first computed. Each move starts from them, so rounding never adds up.
@@ -95,7 +128,7 @@ class KVMemory:
     @property
     def nbytes(self) -> int:
         """Bytes reserved, the same for life."""
-        return sum(store.nbytes for store in (*self._keys, *self._values)) + self._bias.nbytes + self._masters.nbytes
+        return sum(rows.store.nbytes for rows in self._all) + self._bias.nbytes + self._masters.nbytes
 
     @property
     def layers(self) -> int:
@@ -120,9 +153,12 @@ class KVMemory:
         self._bias[slots:] = self._hidden
         self._used = slots
 
-    def past(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a layer, each contiguous [1, Hkv, P, d]: views, valid until the bucket changes."""
-        return self._views[layer], self._views[self._shape.layers + layer]
+    def past(self, layer: int) -> tuple[Tensor, ...]:
+        """Return what is kept of the keys and values of a layer, each contiguous [1, Hkv, P, d or 1].
+
+        The arrays are views, valid until the bucket changes.
+        """
+        return tuple(self._views[layer :: self._shape.layers])
 
     def ports(self, suffix: Literal["in", "out"]) -> dict[str, Tensor]:
         """Return keys and values of all layers under the names of a graph: ``key_0_<suffix>``, ..., the views above."""
@@ -150,8 +186,8 @@ class KVMemory:
         if slots <= self._bucket:
             return
         grown = self._shape.bucket(slots)
-        for store in (*self._keys, *self._values):
-            self._lay_out(store, grown)
+        for rows in self._all:
+            self._lay_out(rows, grown)
         self._see(grown)
 
     def check_room(self, slot: int, end: int) -> None:
@@ -179,9 +215,8 @@ class KVMemory:
 
     def wipe(self, slot: int, end: int) -> None:
         """Set slots ``[slot, end)`` of all layers to 0."""
-        nothing = np.zeros((self._shape.kv_heads, end - slot, self._shape.head_dim), self._bias.dtype)
-        for store in (*self._keys, *self._values):
-            self._put(store, slot, nothing)
+        for rows in self._all:
+            self._put(rows, slot, np.zeros((self._shape.kv_heads, end - slot, rows.width)))
 
     def set_sink(self, tokens: int) -> None:
         """Declare the first ``tokens`` slots, prefilled at position 0, to be the sink.
@@ -192,7 +227,7 @@ class KVMemory:
         if not 0 <= tokens <= self._shape.sink_capacity:
             raise ValueError(f"a sink of {tokens} tokens, {self._shape.sink_capacity} reserved")
         for layer, keys in enumerate(self._keys):
-            self._masters[layer, :, :tokens] = widened(self._get(keys, 0, tokens))
+            self._masters[layer, :, :tokens] = self._coding.rows([self._get(rows, 0, tokens) for rows in keys])
         self._sink = tokens
         self._origin = 0
 
@@ -209,11 +244,10 @@ class KVMemory:
         """Drop slots ``[sink, sink + count)`` and move those behind them, up to ``used``, down in place."""
         if count == 0:
             return
-        width = self._shape.head_dim
-        for store in (*self._keys, *self._values):
+        for rows in self._all:
             for head in range(self._shape.kv_heads):
-                first = self._place(head, sink)
-                store.move(first, first + count * width, (used - count - sink) * width)
+                first, gone = self._place(rows, head, sink), count * rows.width
+                rows.store.move(first, first + gone, (used - count - sink) * rows.width)
         self.used = used - count
 
     def move_sink(self, origin: int) -> None:
@@ -222,23 +256,29 @@ class KVMemory:
             return
         for layer, keys in enumerate(self._keys):
             moved = shift_keys(self._masters[layer, :, : self._sink], origin, self._theta)
-            self._put(keys, 0, clipped(moved, self._bias.dtype))
+            for rows, kept in zip(keys, self._coding.keep(moved, self._bias.dtype), strict=True):
+                self._put(rows, 0, kept)
         self._origin = origin
 
     def rebase(self, delta: int, used: int) -> None:
         """Subtract ``delta`` from the position of every token up to ``used`` behind the sink; the sink returns to 0."""
-        width = self._shape.head_dim
+        count = used - self._sink
         for keys in self._keys:
             for head in range(self._shape.kv_heads):  # one at a time keeps the working copy small
-                place = self._place(head, self._sink)
-                old = keys.read(place, (used - self._sink) * width).reshape(-1, width)
-                keys.write(place, shift_keys(old, -delta, self._theta))
+                places = [self._place(rows, head, self._sink) for rows in keys]
+                old = [
+                    rows.store.read(place, count * rows.width).reshape(-1, rows.width)
+                    for rows, place in zip(keys, places, strict=True)
+                ]
+                moved = shift_keys(self._coding.rows(old), -delta, self._theta)
+                for rows, place, kept in zip(keys, places, self._coding.keep(moved, self._bias.dtype), strict=True):
+                    rows.store.write(place, kept)
         self.move_sink(0)
 
     def reset(self) -> None:
         """Forget everything: no used slots, no sink, the first bucket, and no number that was not finite."""
-        for store in (*self._keys, *self._values):
-            store.clear()
+        for rows in self._all:
+            rows.store.clear()
         self._see(self._shape.bucket(0))
         self._sink = 0
         self._origin = 0
@@ -247,33 +287,26 @@ class KVMemory:
     def _see(self, bucket: int) -> None:
         """Set how many slots the graph sees. The views of them are made here once, not for every token."""
         self._bucket = bucket
-        shape = (1, self._shape.kv_heads, bucket, self._shape.head_dim)
-        self._views = [store.tensor(shape) for store in (*self._keys, *self._values)]
+        self._views = [rows.store.tensor((1, self._shape.kv_heads, bucket, rows.width)) for rows in self._all]
 
-    def _place(self, head: int, slot: int) -> int:
-        return (head * self._bucket + slot) * self._shape.head_dim
+    def _place(self, rows: _Rows, head: int, slot: int) -> int:
+        return (head * self._bucket + slot) * rows.width
 
-    def _put(self, store: Store, slot: int, tokens: Array) -> None:
-        """Write tokens [Hkv, S, d]."""
-        for head, rows in enumerate(tokens):
-            store.write(self._place(head, slot), rows)
+    def _put(self, rows: _Rows, slot: int, values: Array) -> None:
+        """Write the rows [Hkv, S, width] of tokens."""
+        for head, own in enumerate(values):
+            rows.store.write(self._place(rows, head, slot), own)
 
-    def _get(self, store: Store, slot: int, count: int) -> Array:
-        """Read tokens [Hkv, S, d]."""
-        width = self._shape.head_dim
-        heads = [store.read(self._place(head, slot), count * width) for head in range(self._shape.kv_heads)]
-        return np.stack(heads).reshape(len(heads), count, width)
+    def _get(self, rows: _Rows, slot: int, count: int) -> Array:
+        """Read the rows [Hkv, S, width] of tokens."""
+        size = count * rows.width
+        heads = [rows.store.read(self._place(rows, head, slot), size) for head in range(self._shape.kv_heads)]
+        return np.stack(heads).reshape(len(heads), count, rows.width)
 
-    def _lay_out(self, store: Store, bucket: int) -> None:
+    def _lay_out(self, rows: _Rows, bucket: int) -> None:
         """Spread the heads over a larger bucket, last head first so that none is overwritten before it has moved."""
-        width = self._shape.head_dim
         for head in reversed(range(1, self._shape.kv_heads)):
-            store.move(head * bucket * width, self._place(head, 0), self._bucket * width)
-
-
-def port_names(layers: int, suffix: str) -> tuple[str, ...]:
-    """Return what a graph calls the keys of all layers, then the values: ``key_0_in``, ..., ``value_0_in``, ...."""
-    return tuple(f"{name}_{layer}_{suffix}" for name in ("key", "value") for layer in range(layers))
+            rows.store.move(head * bucket * rows.width, self._place(rows, head, 0), self._bucket * rows.width)
 
 
 def not_finite(what: str) -> ParityError:

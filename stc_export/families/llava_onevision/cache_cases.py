@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.parity import Arrays
 from stc_export.families.llava_onevision.cache import HIDDEN
-from stc_export.spec.manifest import DType, Flavour
+from stc_export.spec.interface import KV_STATE
+from stc_export.spec.manifest import DType, Flavour, KVFormat
 from stc_runtime.dtypes import carrier, narrowed
+from stc_runtime.memory.coding import CODINGS
 
-#: Keys and values [1, kv heads, tokens, head_dim] of each layer.
-Layers = Sequence[tuple[NDArray[Any], NDArray[Any]]]
+#: Keys and values [1, kv heads, tokens, head_dim] of a layer.
+Pair = tuple[NDArray[Any], NDArray[Any]]
+Layers = Sequence[Pair]
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,21 @@ def _beside(step: Step) -> tuple[Arrays, Arrays]:
         (_padded(k[:, :, : step.first], slots, 1.0), _padded(v[:, :, : step.first], slots, 1.0)) for k, v in step.cache
     ]
     new = [(k[:, :, step.first : step.last], v[:, :, step.first : step.last]) for k, v in step.cache]
-    return {"past_bias": _bias(step, slots), **_ports(past, "in", step.form.dtype)}, _ports(new, "out", "float32")
+    return {"past_bias": _bias(step, slots), **_fed(step, past)}, _expected(step, new)
 
 
 def _in_place(step: Step) -> tuple[Arrays, Arrays]:
     """The cache that the call before left, which a bundle need not store twice; the whole cache comes out."""
     slots = step.form.slots
     nothing = [(np.zeros_like(k[:, :, :0]), np.zeros_like(v[:, :, :0])) for k, v in step.cache]
-    empty = _ports([(_padded(k, slots, 0.0), _padded(v, slots, 0.0)) for k, v in nothing], "in", step.form.dtype)
+    empty = _fed(step, [(_padded(k, slots, 0.0), _padded(v, slots, 0.0)) for k, v in nothing])
     left = step.before() if step.first else {}
     past = {name: left.get(f"{name.removesuffix('_in')}_out", value) for name, value in empty.items()}
     now = [
         (_padded(k[:, :, : step.last], slots, 0.0), _padded(v[:, :, : step.last], slots, 0.0)) for k, v in step.cache
     ]
     told = {"past_bias": _bias(step, slots), "write_slot": np.array([step.first], np.int64)}
-    return {**told, **past}, _ports(now, "out", "float32")
+    return {**told, **past}, _expected(step, now)
 
 
 #: Step -> feeds and expected outputs.
@@ -72,13 +76,25 @@ def _bias(step: Step, slots: int) -> NDArray[Any]:
     return narrowed(bias, carrier(step.form.dtype))
 
 
-def _ports(cache: Layers, suffix: str, dtype: DType) -> dict[str, NDArray[Any]]:
-    halves = enumerate(("key", "value"))
+def _fed(step: Step, cache: Layers) -> dict[str, NDArray[Any]]:
+    return _ports(cache, "in", step.form.dtype, step.form.kv)
+
+
+def _expected(step: Step, cache: Layers) -> dict[str, NDArray[Any]]:
+    return _ports(cache, "out", "float32", step.form.kv)
+
+
+def _ports(cache: Layers, suffix: str, dtype: DType, kv: KVFormat) -> dict[str, NDArray[Any]]:
+    names = [tensor.name for tensor in KV_STATE[kv]]
     return {
-        f"{name}_{i}_{suffix}": np.ascontiguousarray(narrowed(layer[half], carrier(dtype)))
-        for half, name in halves
+        f"{name}_{i}_{suffix}": np.ascontiguousarray(kept)
         for i, layer in enumerate(cache)
+        for name, kept in zip(names, _kept(layer, dtype, kv), strict=True)
     }
+
+
+def _kept(layer: Pair, dtype: DType, kv: KVFormat) -> tuple[NDArray[Any], ...]:
+    return tuple(chain.from_iterable(CODINGS[kv].keep(rows, carrier(dtype)) for rows in layer))
 
 
 def _padded(past: NDArray[Any], slots: int, value: float) -> NDArray[Any]:

@@ -7,6 +7,7 @@ copies the cache. ``past_bias`` hides slots that hold nothing, so the host may p
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stc_export.families.llava_onevision.blocks import Linear, RMSNorm
+from stc_export.families.llava_onevision.cache import Cache, KeptPair
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.parts import Parts
 from stc_export.families.llava_onevision.rotary import Rotary, rotary_table
@@ -22,13 +24,13 @@ from stc_export.families.llava_onevision.rotary import Rotary, rotary_table
 class DecoderLayer(nn.Module):
     """One Qwen2 layer with fused q/k/v and gate/up."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, parts: Parts) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, parts: Parts, cache: Cache) -> None:
         """Create the layer without initialising it."""
         super().__init__()
         text = config.dims.text
         self.q_heads, self.kv_heads = text.heads, text.kv_heads
         self.head_dim, self.mlp_width = text.head_dim, text.mlp_width
-        self.rotate, self.cache = parts.rotate, parts.cache
+        self.rotate, self.cache = parts.rotate, cache
         self.norm1 = RMSNorm(text.width, config.text_eps, parts.rms_norm)
         self.norm2 = RMSNorm(text.width, config.text_eps, parts.rms_norm)
         fused = (text.heads + 2 * text.kv_heads) * text.head_dim
@@ -41,17 +43,17 @@ class DecoderLayer(nn.Module):
         """[S, heads * head_dim] -> [1, heads, S, head_dim]."""
         return x.unflatten(1, (-1, self.head_dim)).permute(1, 0, 2)[None]
 
-    def forward(self, x: Any, rotary: Rotary, places: tuple[Any, Any], past: tuple[Any, Any]) -> Any:
+    def forward(self, x: Any, rotary: Rotary, places: tuple[Any, Any], past: KeptPair) -> Any:
         """Run the layer.
 
         Args:
             x: [S, D].
             rotary: Of the new tokens.
             places: What the cache needs to know of slots and new tokens.
-            past: Keys and values [1, kv heads, P, head_dim].
+            past: Keys and values of P slots, as they are kept.
 
         Returns:
-            New x, and the keys and values that the cache gives back.
+            New x, and the keys and values that the cache gives back, as they are kept.
         """
         # Heads first: queries and keys are rotated together, and one transpose serves all three.
         rotated, value = self.heads(self.qkv(self.norm1(x))).split([self.q_heads + self.kv_heads, self.kv_heads], dim=1)
@@ -65,17 +67,17 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """``llm``: embeddings of S new tokens -> logits of the last one, and keys and values."""
 
-    def __init__(self, config: LlavaConfig, dtype: Any, parts: Parts) -> None:
+    def __init__(self, config: LlavaConfig, dtype: Any, parts: Parts, cache: Cache) -> None:
         """Create the graph's module without initialising it."""
         super().__init__()
         text = config.dims.text
-        self.cache = parts.cache
-        self.layers = nn.ModuleList([DecoderLayer(config, dtype, parts) for _ in range(text.layers)])
+        self.cache = cache
+        self.layers = nn.ModuleList([DecoderLayer(config, dtype, parts, cache) for _ in range(text.layers)])
         self.norm = RMSNorm(text.width, config.text_eps, parts.rms_norm)
         self.head = Linear(text.width, text.vocab, bias=False, dtype=dtype)
         self.inv_freq = nn.Parameter(torch.empty(text.head_dim // 2, dtype=torch.float32), requires_grad=False)
 
-    def forward(self, embeds: Any, position_ids: Any, told: list[Any], keys: list[Any], values: list[Any]) -> Any:
+    def forward(self, embeds: Any, position_ids: Any, told: list[Any], past: list[list[Any]]) -> Any:
         """Run the decoder.
 
         Args:
@@ -83,18 +85,18 @@ class Decoder(nn.Module):
             position_ids: [1, S] int64.
             told: What the cache is told: ``past_bias`` [1, P], 0 for a slot that holds a token and ``HIDDEN`` for one
                 that does not; and ``write_slot`` [1] int64, if the graph writes the new keys and values itself.
-            keys: Past keys per layer, rotated, [1, kv heads, P, head_dim].
-            values: Past values per layer, the same shape.
+            past: What is kept of rotated keys and of values: for each tensor of ``KV_STATE`` that of every layer,
+                [1, kv heads, P, head_dim or 1].
 
         Returns:
-            Logits [1, V] of the last new token in float32, then keys and values per layer: of the new tokens [1, kv
-            heads, S, head_dim], or the whole cache with them in it.
+            Logits [1, V] of the last new token in float32, then the same tensors: those of the S new tokens, or of the
+            whole cache with them in it.
         """
         rotary = rotary_table(position_ids, self.inv_freq)
         places = self.cache.places(told, embeds.shape[1])
         x = embeds[0]
-        kept = []
-        for layer, past in zip(self.layers, zip(keys, values, strict=True), strict=True):
-            x, pair = layer(x, rotary, places, past)
-            kept.append(pair)
-        return self.head(self.norm(x[-1:])).float(), *(key for key, _ in kept), *(value for _, value in kept)
+        kept, half = [], len(past) // 2
+        for layer, tensors in zip(self.layers, zip(*past, strict=True), strict=True):
+            x, (keys, values) = layer(x, rotary, places, (tensors[:half], tensors[half:]))
+            kept.append((*keys, *values))
+        return self.head(self.norm(x[-1:])).float(), *chain.from_iterable(zip(*kept, strict=True))

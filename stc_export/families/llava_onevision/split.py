@@ -9,6 +9,7 @@ import torch
 
 from stc_export.exporter.graphs import DimRange, GraphDef, GraphForm, SplitModel, TableDef
 from stc_export.families.llava_onevision.attention import received
+from stc_export.families.llava_onevision.coding import CODINGS
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.decoder import Decoder
 from stc_export.families.llava_onevision.metrics import METRICS
@@ -18,6 +19,7 @@ from stc_export.families.llava_onevision.vision import EncoderParts, GateEncoder
 from stc_export.families.llava_onevision.weights import EMBED, LLM, PROJECTOR, ROUNDED_HEAD, VISION, weight_files
 from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS, PrunerMethod
 from stc_export.spec.interface import (
+    KV_STATE,
     VIT_STATE,
     gate_interface,
     llm_interface,
@@ -145,17 +147,22 @@ def pruner_graph(config: LlavaConfig, form: GraphForm, row: PrunerMethod) -> Gra
 def llm_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
     """``llm``."""
     text = config.dims.text
-    n = text.layers
-    interface = llm_interface(text, form.dtype, form.flavour, form.slots)
-    told = len(interface.inputs) - 2 * n
+    n, kinds = text.layers, len(KV_STATE[form.kv])
+    interface = llm_interface(text, form.dtype, form.flavour, form.slots, form.kv)
+    told = len(interface.inputs) - kinds * n
+    parts = _parts(form)
     used = {letter for spec in interface.inputs for letter in spec.shape}
     dims = {"S": DimRange(1, text.context, 5), "P": DimRange(1, text.context, 11)}
     return GraphDef(
         role="llm",
         variant="default",
-        module=lambda: Decoder(config, _torch(form), _parts(form)),
+        module=lambda: Decoder(config, _torch(form), parts, parts.cache(CODINGS[form.kv])),
         interface=interface,
-        nest=lambda flat: (*flat[:2], list(flat[2:told]), list(flat[told : told + n]), list(flat[told + n :])),
+        nest=lambda flat: (
+            *flat[:2],
+            list(flat[2:told]),
+            [list(flat[told + i * n : told + (i + 1) * n]) for i in range(kinds)],
+        ),
         dims={letter: bounds for letter, bounds in dims.items() if letter in used},
         weight_files=(LLM, ROUNDED_HEAD) if form.head else (LLM, EMBED),
         flavour=form.flavour,

@@ -173,6 +173,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
     "TensorScatter": (scatter(axis=-2), set()),
     "TensorScatter in float32": (scatter(kind=FLOAT, axis=2), set()),
     "TensorScatter of any number of slots": (scatter("P", axis=-2), {"cache"}),
+    "TensorScatter of whole numbers": (scatter(kind=TensorProto.INT8, axis=-2), {"cache"}),
     "TensorScatter with 3 dimensions": (scatter_rank_3, {"cache"}),
     "TensorScatter that begins again": (scatter(axis=-2, mode="circular"), {"cache"}),
     "TensorScatter into what was computed": (scatter_between(before=True), {"cache"}),
@@ -212,7 +213,9 @@ def test_table_of_operators_is_that_of_the_compiler() -> None:
     assert has - known_operators() <= windows | {"CausalConvWithState", "LinearAttention", "Mish"}
 
 
-@pytest.mark.parametrize("name", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "untied_bundle"])
+@pytest.mark.parametrize(
+    "name", ["tiny_bundle", "tiny_bundle_fp16", "tiny_bundle_bf16", "untied_bundle", "tiny_kv_bundle_fp16"]
+)
 def test_graphs_that_the_compiler_takes_have_no_errors(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Path = request.getfixturevalue(name)
     for graph in read_manifest(bundle).graphs:

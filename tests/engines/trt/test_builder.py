@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has packages for x86-64 only")
 
-#: Bundles of :mod:`tests.conftest`: all precisions, real SigLIP layers, untied embeddings, the trained demo, and both
-#: flavours.
+#: Bundles of :mod:`tests.conftest`: all precisions, real SigLIP layers, untied embeddings, the trained demo, both
+#: flavours, and keys and values in 8 bits.
 BUNDLES = ["tiny_bundle", "tiny_bundle_fp16", "siglip_bundle", "untied_bundle", "demo_bundle"]
 BUNDLES += ["tiny_modern_bundle", "tiny_modern_bundle_fp16", "siglip_modern_bundle_fp16"]
-BUNDLES += ["tiny_bundle_bf16", "tiny_modern_bundle_bf16"]
+BUNDLES += ["tiny_bundle_bf16", "tiny_modern_bundle_bf16", "tiny_kv_bundle_fp16"]
 #: The same at the sizes of SigLIP takes a minute to build and one to compile.
 LARGE = pytest.param("siglip_modern_bundle_bf16", marks=pytest.mark.slow)
 

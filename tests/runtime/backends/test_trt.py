@@ -154,7 +154,7 @@ def test_keys_and_values_do_not_travel(either: Bundle, tmp_path: Path) -> None:
     assert len({down for _, down, _ in pushed}) == 1, "as if the cache were not there"
     assert {evicted for *_, evicted in pushed} == {0, 1}
     plain, evicting = ({up for up, _, gone in pushed if gone == evicted} for evicted in (0, 1))
-    assert max(evicting) - min(plain) <= kv_bytes(dims, sink, dtype) // 2
+    assert max(evicting) - min(plain) <= kv_bytes(dims, sink, dtype, "floats") // 2
 
 
 def test_call_that_comes_a_third_time_is_one_launch(bundle: Bundle, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from stc_runtime.backends.store import Tensor
 from stc_runtime.memory import planner
 from stc_runtime.memory.kv import KVMemory, KVShape
 from stc_runtime.memory.rotary import shift_keys
+from tests.reference.kv_codes import coded, decoded
 from tests.reference.naive_kv import NaiveKV, Record, rotate
 from tests.runtime.backends.fake_trt import FakeDevice
 
@@ -48,8 +49,12 @@ def write(kv: KVMemory, slot: int, records: list[Record], device: FakeDevice | N
     places = kv.places(slot, slot + len(records))
     for layer in range(SHAPE.layers):
         keys = np.stack([rotate(r.key[layer], r.position, THETA) for r in records], axis=1)
-        put(places[f"key_{layer}_out"], keys[None], device)
-        put(places[f"value_{layer}_out"], np.stack([r.value[layer] for r in records], axis=1)[None], device)
+        values = np.stack([r.value[layer] for r in records], axis=1)
+        for name, rows in (("key", keys[None]), ("value", values[None])):
+            if f"{name}_scale_{layer}_out" in places:
+                rows, scales = coded(rows)
+                put(places[f"{name}_scale_{layer}_out"], scales, device)
+            put(places[f"{name}_{layer}_out"], rows, device)
     kv.used = slot + len(records)
 
 
@@ -169,8 +174,68 @@ class DeviceKVMachine(KVMachine):
         return KVMemory(SHAPE, np.float32, THETA, partial(DeviceStore, shared))
 
 
+class CodedKVMachine(KVMachine):
+    """The same in 8 bits. A key is rounded when it is written and when it is rebased, one of the sink twice in all."""
+
+    def make(self) -> KVMemory:
+        return KVMemory(replace(SHAPE, kv="int8"), np.float32, THETA)
+
+    @initialize(sink=st.integers(0, 9), seed=st.integers(0, 9))
+    def begin(self, sink: int, seed: int) -> None:
+        self.rebases = 0
+        super().begin(sink, seed)
+
+    @rule(delta=st.integers(0, 2000))
+    def rebase(self, delta: int) -> None:
+        super().rebase(delta)
+        self.rebases += 1
+
+    @rule(sink=st.integers(0, 9))
+    def reset(self, sink: int) -> None:
+        self.kv.reset()
+        self.naive, self.rebases = NaiveKV(THETA), 0
+        assert not any(look(view, self.device).any() for layer in range(SHAPE.layers) for view in self.kv.past(layer))
+        self._prompt(sink)
+
+    @invariant()
+    def equal_to_naive(self) -> None:
+        used, sink = len(self.naive.records), self.naive.sink
+        assert self.kv.used == used
+        assert self.kv.nbytes == self.nbytes
+        assert self._addresses() == self.addresses
+        for layer in range(SHAPE.layers):
+            keys, key_scales, values, value_scales = (look(view, self.device) for view in self.kv.past(layer))
+            assert keys.dtype == values.dtype == np.int8
+            assert keys.shape == values.shape == (1, SHAPE.kv_heads, self.kv.bucket, SHAPE.head_dim)
+            assert key_scales.shape == value_scales.shape == (1, SHAPE.kv_heads, self.kv.bucket, 1)
+            if not used:
+                continue
+            codes, scales = coded(self.naive.values(layer))
+            np.testing.assert_array_equal(values[0, :, :used], codes)
+            np.testing.assert_array_equal(value_scales[0, :, :used], scales.astype(np.float32))
+            wanted = self.naive.keys(layer)
+            errors = np.abs(decoded(keys, key_scales)[0, :, :used] - wanted)
+            # A rotation keeps the length of a pair: half a code of the largest number that the row can have had.
+            once = np.linalg.norm(wanted, axis=-1, keepdims=True) / 254 + 1e-5
+            times = np.array([2] * sink + [1 + self.rebases] * (used - sink))[:, None]
+            assert (errors <= once * times * 2**0.5 * 1.01).all()
+
+
+class DeviceCodedKVMachine(CodedKVMachine):
+    """The same on a device."""
+
+    def make(self) -> KVMemory:
+        self.device = FakeDevice()
+        shared = Shared(self.device, Scratch(self.device), threading.RLock())
+        return KVMemory(replace(SHAPE, kv="int8"), np.float32, THETA, partial(DeviceStore, shared))
+
+
 TestKVMachine = KVMachine.TestCase
 TestKVMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestCodedKVMachine = CodedKVMachine.TestCase
+TestCodedKVMachine.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestDeviceCodedKVMachine = DeviceCodedKVMachine.TestCase
+TestDeviceCodedKVMachine.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 TestDeviceKVMachine = DeviceKVMachine.TestCase
 TestDeviceKVMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 
@@ -263,6 +328,19 @@ def test_written_number_that_is_not_finite_is_refused_and_memory_stays_finite(ba
         assert view[0, :, :4, 0].tolist() == [[1, 1, 0, 0]] * 3
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["key", "value"])
+def test_scale_that_is_not_finite_is_refused_and_memory_stays_finite(bad: float, what: str) -> None:
+    kv = KVMemory(replace(SHAPE, kv="int8"), np.float16, THETA)
+    for place in kv.places(0, 4).values():
+        put(place, np.ones((1, 3, 4, 1)))
+    put(kv.places(3, 4)[f"{what}_scale_1_out"], np.full((1, 3, 1, 1), bad))
+    with pytest.raises(ParityError, match=r"Layer 1 .* not finite"):
+        kv.check_written(2, 4)
+    for view in (view for layer in range(2) for view in kv.past(layer)):
+        assert view[0, :, :4, 0].tolist() == [[1, 1, 0, 0]] * 3
+
+
 @pytest.mark.parametrize("slot", [-1, 63])
 def test_slots_outside_bucket_refused(slot: int) -> None:
     with pytest.raises(ValueError, match="in a bucket of 64"):
@@ -307,6 +385,12 @@ def test_nbytes_counts_keys_values_bias_and_sink(dtype: type, size: int) -> None
     kv = KVMemory(SHAPE, dtype, THETA)
     assert kv.nbytes == 2 * 2 * 3 * 300 * 4 * size + 300 * size + 2 * 3 * 9 * 4 * 4
     assert kv.past(0)[0].dtype == kv.bias().dtype == dtype
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 4), (np.float16, 2), (np.uint16, 2)])
+def test_nbytes_counts_a_byte_for_a_code_and_a_scale_for_each_token_and_head(dtype: type, size: int) -> None:
+    kv = KVMemory(replace(SHAPE, kv="int8"), dtype, THETA)
+    assert kv.nbytes == 2 * 2 * 3 * 300 * (4 + size) + 300 * size + 2 * 3 * 9 * 4 * 4
 
 
 def test_two_memories_never_share_bytes() -> None:

@@ -28,6 +28,10 @@ MEANINGS = [
     ("rtx", "bf16,vit=int8", "bf16, vit int8"),
     ("h200", "fp8", "fp16, vit fp8"),
     ("jetson-thor-t5000", "vit=fp8,llm=int4", "fp16, vit fp8, llm int4"),
+    ("cpu", "kv=int8", "fp32, kv int8"),
+    ("cpu", "int4,kv=int8", "fp32, llm int4, kv int8"),
+    ("jetson", "bf16,kv=int8", "bf16, kv int8"),
+    ("cpu", "fp32,kv=fp32", "fp32"),
 ]
 
 
@@ -68,6 +72,20 @@ REFUSED: list[tuple[str, str, type[StcError], str, str]] = [
         "Known: fp32, fp16, bf16, int4, int4-128, int8, fp8.",
     ),
     ("cpu", "", UnsupportedError, 'Target cpu has no precision "".', OF_CPU),
+    (
+        "cpu",
+        "kv=int4",
+        UnsupportedError,
+        "Keys and values of an fp32 bundle cannot be int4.",
+        "Known: fp32, int8.",
+    ),
+    (
+        "h200",
+        "kv=fp8",
+        UnsupportedError,
+        "Keys and values of an fp16 bundle cannot be fp8.",
+        "Known: fp16, int8.",
+    ),
     (
         "cpu",
         "lm=int4",

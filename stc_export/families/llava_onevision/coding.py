@@ -1,0 +1,98 @@
+"""How the decoder's keys and values are kept: as they are computed, or as codes of 8 bits with a scale.
+
+*Kept* are the tensors of :data:`stc_export.spec.interface.KV_STATE` that belong to keys, or to values, of one layer.
+New tokens are seen as they are kept by themselves, too, so what a token sees does not depend on the call it came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from stc_export.spec.manifest import KVFormat
+
+Kept = tuple[Any, ...]
+
+#: The largest code.
+_MOST = 127
+#: Least scale, so that nothing is divided by 0: the smallest float16 with all its digits.
+_LEAST = 2.0**-14
+#: The smallest float16. A row of 64 numbers gets a scale that is at most 4e-6 too large.
+_HARDLY = 2.0**-24
+
+
+class Coding(Protocol):
+    """Keys or values [1, kv heads, tokens, head_dim], and what is computed with them."""
+
+    def keep(self, rows: Any) -> Kept:
+        """Return what is kept of rows."""
+        ...
+
+    def rows(self, kept: Kept, like: Any) -> Any:
+        """Return the rows that are kept, in the type of ``like``."""
+        ...
+
+    def scores(self, query: Any, keys: Kept) -> Any:
+        """Return the products [1, kv heads, N, tokens] of queries [1, kv heads, N, head_dim] with keys."""
+        ...
+
+    def mix(self, weights: Any, values: Kept) -> Any:
+        """Return [1, kv heads, N, head_dim], the sum of values by weights [1, kv heads, N, tokens]."""
+        ...
+
+
+class Floats:
+    """Keys and values as they are."""
+
+    def keep(self, rows: Any) -> Kept:
+        """See :class:`Coding`."""
+        return (rows,)
+
+    def rows(self, kept: Kept, like: Any) -> Any:
+        """See :class:`Coding`."""
+        return kept[0]
+
+    def scores(self, query: Any, keys: Kept) -> Any:
+        """See :class:`Coding`."""
+        return torch.matmul(query, keys[0].transpose(2, 3))
+
+    def mix(self, weights: Any, values: Kept) -> Any:
+        """See :class:`Coding`."""
+        return torch.matmul(weights, values[0])
+
+
+class Codes:
+    """int8 codes, rounded to the nearest, and for each token and head the number that 127 stands for.
+
+    A product has the scale of a token as a factor, so scales are applied to scores and weights: that is N numbers for a
+    token in place of head_dim. Queries are divided by 127 before the product, which float16 could not hold otherwise.
+    """
+
+    def keep(self, rows: Any) -> Kept:
+        """See :class:`Coding`."""
+        sizes = rows.abs()
+        # The sum adds nothing but what is no number: ONNX Runtime's largest of some numbers passes over a NaN. And its
+        # Clip, which a clamp becomes, would make infinity a number.
+        largest = sizes.amax(-1, keepdim=True) + sizes.sum(-1, keepdim=True) * _HARDLY
+        scale = torch.maximum(largest, torch.full_like(largest[:, :1, :1], _LEAST))
+        return torch.round(rows.float() * (_MOST / scale.float())).to(torch.int8), scale
+
+    def rows(self, kept: Kept, like: Any) -> Any:
+        """See :class:`Coding`."""
+        codes, scale = kept
+        return codes.to(like.dtype) * (scale * (1 / _MOST))
+
+    def scores(self, query: Any, keys: Kept) -> Any:
+        """See :class:`Coding`."""
+        codes, scale = keys
+        return torch.matmul(query * (1 / _MOST), codes.to(query.dtype).transpose(2, 3)) * scale.transpose(2, 3)
+
+    def mix(self, weights: Any, values: Kept) -> Any:
+        """See :class:`Coding`."""
+        codes, scale = values
+        return torch.matmul(weights * scale.transpose(2, 3), codes.to(weights.dtype)) * (1 / _MOST)
+
+
+CODINGS: Mapping[KVFormat, Coding] = {"floats": Floats(), "int8": Codes()}
