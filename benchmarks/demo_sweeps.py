@@ -68,6 +68,8 @@ FEW_BITS: Mapping[str, BuildRequest] = {
     "int4": BuildRequest("demo", "cpu", precision="int4"),
     "int4-head": BuildRequest("demo", "cpu", precision="int4", head="int4"),
     "int4-awq": BuildRequest("demo", "cpu", precision="int4", rounding="awq"),
+    "kv-int8": BuildRequest("demo", "cpu", precision="kv=int8"),
+    "int4-head-kv-int8": BuildRequest("demo", "cpu", precision="int4,kv=int8", head="int4"),
 }
 #: By the name of the file. Each answers one question of docs/results.md.
 SWEEPS: Mapping[str, Sweep] = {
@@ -125,7 +127,13 @@ SWEEPS: Mapping[str, Sweep] = {
         "the model in few bits, without compression and with the default policy",
         named_policies()["adaptive"],
         (),
-        beside=tuple(FEW_BITS),
+        beside=("vit-int8", "int4", "int4-head", "int4-awq"),
+    ),
+    "kv": Sweep(
+        "keys and values in 8 bits, without compression and with the default policy",
+        named_policies()["adaptive"],
+        (),
+        beside=("kv-int8", "int4-head-kv-int8"),
     ),
     "positions": Sweep(
         "positions of kept tokens, every frame encoded fully",
