@@ -1,18 +1,18 @@
-"""Tokens of an answer with the LLM's weights in 4 bits against float32: one model, three bundles, in turns.
+"""Tokens of an answer with the LLM's weights, or its memory, in few bits against float32: a model's bundles in turns.
 
-    python benchmarks/few_bits.py [--shape NAME] [--threads N] [--tokens N] [--results DIR] WORK
+    python benchmarks/few_bits.py [--of weights|memory] [--shape NAME] [--threads N] [--tokens N] [--results DIR] WORK
 
-Writes a checkpoint of a published shape with its whole vocabulary and random weights, and bundles of it in fp32, in
-int4, and in int4 with the output matrix, to WORK (some 6 GB for llava-onevision-0.5b), and
-benchmarks/results/few-bits-SHAPE.json. What is there is used again. The ViT, which has no part in decoding, is cut to
-two layers. Random weights change answers, not times.
+Writes a checkpoint of a published shape with its whole vocabulary and random weights, and bundles of it in fp32 and in
+few bits, to WORK (some 6 GB for llava-onevision-0.5b), and benchmarks/results/few-bits-SHAPE.json or, of memory,
+kv-int8-SHAPE.json. What is there is used again. The ViT, which has no part in decoding, is cut to two layers. Random
+weights change answers and no times.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,39 @@ from stc_export.pipeline.operations import llm_macs
 from stc_export.pipeline.types import BuildRequest
 from stc_export.spec.progress import Progress
 
-#: Name of a bundle -> precision of the LLM's layers, and of its output matrix. All are compared with the last one.
+#: Name of a bundle -> what ``--precision`` gets, and the precision of its output matrix.
 BUNDLES: Mapping[str, tuple[str, str | None]] = {
     "int4-head": ("int4", "int4"),
     "int4": ("int4", None),
+    "kv-int8": ("fp32,kv=int8", None),
     "fp32": ("fp32", None),
 }
-#: Tokens before the answer.
-CONTEXT = 500
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is measured in one run.
+
+    Attributes:
+        file: Begin of the result's name.
+        bundles: Names of bundles; all are compared with the last one.
+        contexts: Tokens before the answer.
+    """
+
+    file: str
+    bundles: tuple[str, ...]
+    contexts: tuple[int, ...]
+
+
+COMPARISONS: Mapping[str, Comparison] = {
+    "weights": Comparison("few-bits", ("int4-head", "int4", "fp32"), (500,)),
+    "memory": Comparison("kv-int8", ("kv-int8", "fp32"), (500, 2000, 8000)),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--of", choices=sorted(COMPARISONS), default="weights", help="what has few bits")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llava-onevision-0.5b", help="which published sizes")
     parser.add_argument("--threads", type=int, help="threads inside an operator (default: one per core)")
     parser.add_argument("--tokens", type=int, default=FULL.decode_tokens, help="tokens that are measured")
@@ -51,12 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     progress = make_progress()
     shape = without_vision(SHAPES[options.shape])
     plan = replace(FULL, name=options.shape, dims=shape.dims)
-    bundles = [made(options.work / options.shape, shape, name, progress) for name in BUNDLES]
+    comparison = COMPARISONS[options.of]
+    bundles = [made(options.work / options.shape, shape, name, progress) for name in comparison.bundles]
     benches = [Bench(plan, bundle, bundle, options.threads, progress) for bundle in bundles]
     load_before = load_average()
-    measured = measure(benches, options.tokens)
+    measured = measure(benches, comparison, options.tokens)
     options.results.mkdir(parents=True, exist_ok=True)
-    out = options.results / f"few-bits-{options.shape}.json"
+    out = options.results / f"{comparison.file}-{options.shape}.json"
     write_record(record(benches[0], measured, load_before), out)
     print(f"{out}\n\n{markdown(measured.rows)}")
     return 0
@@ -78,16 +100,28 @@ def made(checkpoint: Path, shape: Shape, name: str, progress: Progress) -> Path:
     return bundle
 
 
-def measure(benches: list[Bench], tokens: int) -> Measured:
-    """Answer after the same prompt with each bundle, a block of tokens of each in turns."""
+def measure(benches: list[Bench], comparison: Comparison, tokens: int) -> Measured:
+    """Answer after prompts of several lengths with each bundle, a block of tokens of each in turns."""
+    most = benches[0].manifest.dims.text.context // 4
+    contexts = sorted({min(context, most) for context in comparison.contexts})
+    parts = [_behind(benches, comparison.bundles, context, tokens) for context in contexts]
+    return Measured(
+        tuple(series for part in parts for series in part),
+        tuple(compare(few, part[-1]) for part in parts for few in part[:-1]),
+    )
+
+
+def _behind(benches: list[Bench], names: tuple[str, ...], context: int, tokens: int) -> tuple[Series, ...]:
     text = benches[0].manifest.dims.text
-    prompt = tuple(np.random.default_rng(0).integers(0, text.vocab, min(CONTEXT, text.context // 4)).tolist())
+    prompt = tuple(np.random.default_rng(0).integers(0, text.vocab, context).tolist())
     answers = [Answer(bench, prompt, tokens_in_all(tokens)) for bench in benches]
-    with benches[0].progress.stage("decode", tokens, "tokens") as advance:
+    with benches[0].progress.stage(f"decode after {context}", tokens, "tokens") as advance:
         samples = in_blocks([answer.write for answer in answers], tokens, advance)
-    macs, names = llm_macs(text, 1, len(prompt)), [f"decode, {len(prompt)} tokens before, {name}" for name in BUNDLES]
-    series = tuple(Series(name, macs, WARMUP, 1, taken) for name, taken in zip(names, samples, strict=True))
-    return Measured(series, tuple(compare(few, series[-1]) for few in series[:-1]))
+    macs = llm_macs(text, 1, context)
+    return tuple(
+        Series(f"decode, {context} tokens before, {name}", macs, WARMUP, 1, taken)
+        for name, taken in zip(names, samples, strict=True)
+    )
 
 
 if __name__ == "__main__":

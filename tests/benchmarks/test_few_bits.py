@@ -42,3 +42,18 @@ def test_few_bits_answers_with_both_bundles_in_turns(
     assert [row.baseline for row in record.result.rows] == ["decode, 256 tokens before, fp32"] * 2
     assert all(row.ratio == pytest.approx(row.baseline_p50_ms / row.p50_ms, rel=1e-2) for row in record.result.rows)
     assert "few-bits-quick.json" in capsys.readouterr().out
+
+
+def test_memory_in_few_bits_is_compared_behind_prompts_of_each_length_once(
+    script: Any, tiny_kv_bundle: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "quick-kv-int8.stc").symlink_to(tiny_kv_bundle)
+    (tmp_path / "quick-fp32.stc").symlink_to(tiny_bundle)
+    arguments = ["--of", "memory", "--shape", "quick", "--tokens", "4", "--threads", "1", "--results", str(tmp_path)]
+    assert script.main([*arguments, str(tmp_path)]) == 0
+    record = codec.from_json(BenchRecord, (tmp_path / "kv-int8-quick.json").read_text(encoding="utf-8"))
+    assert [series.name for series in record.series] == [
+        "decode, 256 tokens before, kv-int8",
+        "decode, 256 tokens before, fp32",
+    ]
+    assert len(record.result.rows) == 1

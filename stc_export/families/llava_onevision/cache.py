@@ -68,17 +68,18 @@ class Beside:
     def attend(self, query: Any, new: Pair, past: KeptPair, places: Pair) -> tuple[Any, KeptPair]:
         """See :class:`Cache`."""
         (past_keys, past_values), coding = past, self.coding
-        own_keys, own_values = coding.keep(new[0]), coding.keep(new[1])
+        own_keys, own_values = coding.keep(*new)
         length, kv_heads = past_keys[0].shape[2], past_keys[0].shape[1]
         groups = query.shape[1] // kv_heads
         # [1, kv heads, groups * S, head_dim]: the queries of a group share their keys, which are never repeated. Four
         # axes throughout: every change of shape is an operator, and a step of one token has hundreds of them.
-        grouped = (query * query.shape[-1] ** -0.5).reshape(1, kv_heads, -1, query.shape[-1])
+        grouped = (query * (query.shape[-1] ** -0.5 * coding.step)).reshape(1, kv_heads, -1, query.shape[-1])
         old = coding.scores(grouped, past_keys) + places[0]
         own = coding.scores(grouped, own_keys) + places[1].repeat(groups, 1)
         scores = torch.cat([old, own], dim=-1)
         weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
-        mixed = coding.mix(weights[..., :length], past_values) + coding.mix(weights[..., length:], own_values)
+        sums = coding.mix(weights[..., :length], past_values) + coding.mix(weights[..., length:], own_values)
+        mixed = coding.mixed(sums)
         return mixed.reshape(query.shape[1], -1, query.shape[-1]), (own_keys, own_values)
 
 
@@ -108,10 +109,11 @@ class InPlace:
     def attend(self, query: Any, new: Pair, past: KeptPair, places: Pair) -> tuple[Any, KeptPair]:
         """See :class:`Cache`."""
         mask, slot = places
-        keys, values = (self._written(before, fresh, slot) for before, fresh in zip(past, new, strict=True))
+        fresh = self.coding.keep(*new)
+        keys, values = (_written(before, own, slot) for before, own in zip(past, fresh, strict=True))
         mixed = self.attention(query, self.coding.rows(keys, query), self.coding.rows(values, query), mask)
         return mixed, (keys, values)
 
-    def _written(self, past: Kept, rows: Any, slot: Any) -> Kept:
-        fresh = self.coding.keep(rows)
-        return tuple(tensor_scatter(before, new, slot) for before, new in zip(past, fresh, strict=True))
+
+def _written(past: Kept, fresh: Kept, slot: Any) -> Kept:
+    return tuple(tensor_scatter(before, new, slot) for before, new in zip(past, fresh, strict=True))

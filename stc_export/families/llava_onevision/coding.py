@@ -26,8 +26,13 @@ _HARDLY = 2.0**-24
 class Coding(Protocol):
     """Keys or values [1, kv heads, tokens, head_dim], and what is computed with them."""
 
-    def keep(self, rows: Any) -> Kept:
-        """Return what is kept of rows."""
+    @property
+    def step(self) -> float:
+        """What queries are multiplied by before :meth:`scores`."""
+        ...
+
+    def keep(self, keys: Any, values: Any) -> tuple[Kept, Kept]:
+        """Return what is kept of the rows of both."""
         ...
 
     def rows(self, kept: Kept, like: Any) -> Any:
@@ -39,16 +44,22 @@ class Coding(Protocol):
         ...
 
     def mix(self, weights: Any, values: Kept) -> Any:
-        """Return [1, kv heads, N, head_dim], the sum of values by weights [1, kv heads, N, tokens]."""
+        """Return sums of values [1, kv heads, N, head_dim] by weights [1, kv heads, N, tokens], for :meth:`mixed`."""
+        ...
+
+    def mixed(self, sums: Any) -> Any:
+        """Return what all sums of one query together stand for."""
         ...
 
 
 class Floats:
     """Keys and values as they are."""
 
-    def keep(self, rows: Any) -> Kept:
+    step = 1.0
+
+    def keep(self, keys: Any, values: Any) -> tuple[Kept, Kept]:
         """See :class:`Coding`."""
-        return (rows,)
+        return (keys,), (values,)
 
     def rows(self, kept: Kept, like: Any) -> Any:
         """See :class:`Coding`."""
@@ -62,6 +73,10 @@ class Floats:
         """See :class:`Coding`."""
         return torch.matmul(weights, values[0])
 
+    def mixed(self, sums: Any) -> Any:
+        """See :class:`Coding`."""
+        return sums
+
 
 class Codes:
     """int8 codes, rounded to the nearest, and for each token and head the number that 127 stands for.
@@ -70,29 +85,44 @@ class Codes:
     token in place of head_dim. Queries are divided by 127 before the product, which float16 could not hold otherwise.
     """
 
-    def keep(self, rows: Any) -> Kept:
-        """See :class:`Coding`."""
+    step = 1 / _MOST
+
+    def keep(self, keys: Any, values: Any) -> tuple[Kept, Kept]:
+        """See :class:`Coding`. Both at once, since every operator takes its time, for one token more than its share."""
+        rows = torch.cat([keys, values], dim=1)
         sizes = rows.abs()
         # The sum adds nothing but what is no number: ONNX Runtime's largest of some numbers passes over a NaN. And its
         # Clip, which a clamp becomes, would make infinity a number.
         largest = sizes.amax(-1, keepdim=True) + sizes.sum(-1, keepdim=True) * _HARDLY
         scale = torch.maximum(largest, torch.full_like(largest[:, :1, :1], _LEAST))
-        return torch.round(rows.float() * (_MOST / scale.float())).to(torch.int8), scale
+        codes = torch.round(rows.float() * (_MOST / scale.float())).to(torch.int8)
+        heads = [keys.shape[1], values.shape[1]]
+        (key_codes, value_codes), (key_scale, value_scale) = codes.split(heads, dim=1), scale.split(heads, dim=1)
+        return (key_codes, key_scale), (value_codes, value_scale)
 
     def rows(self, kept: Kept, like: Any) -> Any:
         """See :class:`Coding`."""
         codes, scale = kept
-        return codes.to(like.dtype) * (scale * (1 / _MOST))
+        return codes.to(like.dtype) * (scale * self.step)
 
     def scores(self, query: Any, keys: Kept) -> Any:
         """See :class:`Coding`."""
         codes, scale = keys
-        return torch.matmul(query * (1 / _MOST), codes.to(query.dtype).transpose(2, 3)) * scale.transpose(2, 3)
+        return torch.matmul(query, codes.to(query.dtype).transpose(2, 3)) * _across(scale)
 
     def mix(self, weights: Any, values: Kept) -> Any:
         """See :class:`Coding`."""
         codes, scale = values
-        return torch.matmul(weights * scale.transpose(2, 3), codes.to(weights.dtype)) * (1 / _MOST)
+        return torch.matmul(weights * _across(scale), codes.to(weights.dtype))
+
+    def mixed(self, sums: Any) -> Any:
+        """See :class:`Coding`."""
+        return sums * self.step
+
+
+def _across(scale: Any) -> Any:
+    """[1, kv heads, tokens, 1] -> [1, kv heads, 1, tokens]; as a change of shape, which moves nothing."""
+    return scale.reshape(1, scale.shape[1], 1, -1)
 
 
 CODINGS: Mapping[KVFormat, Coding] = {"floats": Floats(), "int8": Codes()}

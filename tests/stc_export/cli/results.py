@@ -26,6 +26,7 @@ PLAN = t.BuildPlan(
     family="llava_onevision",
     target="cpu",
     precision="fp32",
+    kv="floats",
     flavour="base",
     out=Path("demo.stc"),
     parameters=1234567,

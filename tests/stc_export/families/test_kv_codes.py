@@ -44,7 +44,8 @@ def rounded(rows: torch.Tensor) -> torch.Tensor:
 
 def test_rows_are_kept_by_the_formula() -> None:
     rows = torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 40)[:, None]
-    codes, scale = CODINGS["int8"].keep(rows)
+    (codes, scale), values = CODINGS["int8"].keep(rows, -rows)
+    assert all(torch.equal(mine, his) for mine, his in zip(values, (-codes, scale), strict=True))
     wanted, sizes = coded(rows.numpy())
     np.testing.assert_allclose(scale.numpy(), sizes, rtol=2e-6)
     differ = codes.numpy() != wanted
@@ -58,7 +59,7 @@ def test_rows_are_kept_by_the_formula() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_largest_number_of_a_row_is_the_largest_code_in_every_type(dtype: torch.dtype) -> None:
     rows = (torch.randn(1, 2, 500, 16, generator=torch.Generator().manual_seed(1)) * 30).to(dtype)
-    codes, scale = CODINGS["int8"].keep(rows)
+    (codes, scale), _ = CODINGS["int8"].keep(rows, rows)
     assert scale.dtype == dtype
     assert (codes.abs().amax(-1) == 127).all()
     assert (codes.sign() * rows.sign() >= 0).all()
@@ -71,7 +72,7 @@ def test_number_that_is_not_finite_shows_in_the_scale_of_the_graph(tmp_path: Pat
 
     class Keep(torch.nn.Module):
         def forward(self, rows: torch.Tensor) -> Any:
-            return CODINGS["int8"].keep(rows)
+            return CODINGS["int8"].keep(rows, rows)[0]
 
     example = torch.randn(1, 2, 3, 16, generator=torch.Generator().manual_seed(2))
     path = tmp_path / "keep.onnx"
@@ -96,7 +97,7 @@ def test_both_caches_attend_to_what_is_kept() -> None:
     before = (torch.randn(1, 2, 12, 16, generator=generator), torch.randn(1, 2, 12, 16, generator=generator))
     bias = torch.tensor([[0.0] * 7 + [-65504.0] * 5])
     coding = CODINGS["int8"]
-    past = tuple(coding.keep(rows) for rows in before)
+    past = coding.keep(*before)
     beside = Beside(coding)
     found, kept = beside.attend(query, new, past, beside.places([bias], 5))
     keys, values = (
