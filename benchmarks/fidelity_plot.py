@@ -16,11 +16,11 @@ from stc_export.spec.dims import VisionDims
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "fidelity.png"
 #: Okabe and Ito's palette, and a marker each, so that no one needs the colours.
 _PAPER, _OURS, _POINTS = ("#E69F00", "s"), ("#0072B2", "o"), ("#000000", "*")
-_COLUMNS = 3
+_COLUMNS = 4
 
 
 def draw(record: Record) -> Any:
-    """Return a figure with one plot per clip, three to a row."""
+    """Return a figure with one plot per clip, four to a row."""
     from matplotlib.figure import Figure
 
     clips = list(dict.fromkeys(run.clip for run in record.runs))

@@ -13,6 +13,7 @@ import torch
 
 from stc_export.families.llava_onevision import attention, blocks, rotary
 from stc_export.families.llava_onevision.cache import HIDDEN, InPlace
+from stc_export.families.llava_onevision.coding import CODINGS
 from stc_export.families.llava_onevision.parts import PARTS
 from stc_export.spec.manifest import PRECISION_DTYPES, Flavour, read_manifest
 
@@ -52,7 +53,7 @@ def test_grouped_attention_in_steps_and_as_one_operator_are_the_same_as_plain_nu
 
 def test_mask_shows_the_past_and_the_new_tokens_up_to_ones_own() -> None:
     bias = torch.tensor([[0.0, 0.0, HIDDEN, 0.0, HIDDEN, HIDDEN, HIDDEN, HIDDEN]])
-    mask, slot = InPlace(attention.masked).places([bias, torch.tensor([4])], 3)
+    mask, slot = InPlace(attention.masked, CODINGS["floats"]).places([bias, torch.tensor([4])], 3)
     seen = [[int(value == 0) for value in row] for row in mask.tolist()]
     assert seen == [[1, 1, 0, 1, 1, 0, 0, 0], [1, 1, 0, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 1, 1, 0]]
     assert slot.tolist() == [4]
