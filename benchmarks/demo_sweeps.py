@@ -70,6 +70,7 @@ FEW_BITS: Mapping[str, BuildRequest] = {
     "int4-awq": BuildRequest("demo", "cpu", precision="int4", rounding="awq"),
     "kv-int8": BuildRequest("demo", "cpu", precision="kv=int8"),
     "int4-head-kv-int8": BuildRequest("demo", "cpu", precision="int4,kv=int8", head="int4"),
+    "int4-head-embed-int8": BuildRequest("demo", "cpu", precision="int4,embed=int8", head="int4"),
 }
 #: By the name of the file. Each answers one question of docs/results.md.
 SWEEPS: Mapping[str, Sweep] = {
@@ -134,6 +135,12 @@ SWEEPS: Mapping[str, Sweep] = {
         named_policies()["adaptive"],
         (),
         beside=("kv-int8", "int4-head-kv-int8"),
+    ),
+    "embed": Sweep(
+        "the embedding table in 8 bits, without compression and with the default policy",
+        named_policies()["adaptive"],
+        (),
+        beside=("int4-head", "int4-head-embed-int8"),
     ),
     "positions": Sweep(
         "positions of kept tokens, every frame encoded fully",

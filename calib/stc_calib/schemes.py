@@ -94,6 +94,9 @@ SCHEMES: Mapping[BackendKind, Mapping[Role, Schemes]] = {
     "trt-rtx": _TENSORRT,
 }
 
+#: How the embedding table can be rounded, for every backend: the host reads it. Each row has a scale.
+TABLE_SCHEMES: Schemes = _named((Scheme("int8", "dequantize", 8, None, 18),))
+
 _ANY: frozenset[KVFormat] = frozenset({"floats", "int8"})
 _FLOATS: frozenset[KVFormat] = frozenset({"floats"})
 #: Flavour -> backend -> how its graphs can keep keys and values. The operator with which TensorRT writes into a cache

@@ -20,7 +20,16 @@ from stc_export.spec.interface import (
     vit_interface,
     vit_selection,
 )
-from stc_export.spec.manifest import PRECISION_DTYPES, GraphEntry, Manifest, Piece, QuantisedPrecision, TensorSpec
+from stc_export.spec.manifest import (
+    PRECISION_DTYPES,
+    DType,
+    GraphEntry,
+    Manifest,
+    Piece,
+    QuantisedPrecision,
+    TensorSpec,
+    table_scale,
+)
 from stc_export.spec.memory import kv_slots
 from stc_export.spec.policy import SELECTIONS
 
@@ -87,14 +96,17 @@ def _one_of_three(piece: Piece) -> bool:
 
 
 def _table_problem(manifest: Manifest) -> str | None:
-    text = manifest.dims.text
-    wanted: dict[str, set[tuple[int, ...]]] = {
-        "embed": {(text.vocab, text.width)},
-        "newline": {(text.width,), (1, text.width)},
+    text, floats = manifest.dims.text, PRECISION_DTYPES[manifest.precision]
+    rounded = manifest.table("embed").dtype == "int8"
+    scale: dict[str, tuple[DType, set[tuple[int, ...]]]] = {table_scale("embed"): (floats, {(text.vocab, 1)})}
+    wanted: dict[str, tuple[DType, set[tuple[int, ...]]]] = {
+        "embed": ("int8" if rounded else floats, {(text.vocab, text.width)}),
+        "newline": (floats, {(text.width,), (1, text.width)}),
+        **(scale if rounded else {}),
     }
-    for name, shapes in wanted.items():
+    for name, (dtype, shapes) in wanted.items():
         table = manifest.table(name)
-        if table.shape not in shapes or table.dtype != PRECISION_DTYPES[manifest.precision]:
+        if table.shape not in shapes or table.dtype != dtype:
             return f'the table "{name}" is {table.dtype} {list(table.shape)}'
     return None
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.manifest import Manifest, Role
+from stc_export.spec.manifest import PRECISION_DTYPES, Manifest, Role
 from stc_runtime.backends.base import Backend, Engine
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.bundle import Bundle
+from stc_runtime.dtypes import carrier
+from stc_runtime.embeddings import Embeddings
 from stc_runtime.text import Tokenizer
 
 
@@ -34,7 +36,7 @@ class Model:
         self._engines: dict[tuple[str, str], Engine] = {}
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
-        self._embed = bundle.table("embed")
+        self._embeddings = Embeddings(bundle, self.dtype)
         self._newline = np.array(bundle.table("newline")).reshape(1, -1)
 
     @classmethod
@@ -69,7 +71,7 @@ class Model:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of numpy that carries activations and state (see :mod:`stc_runtime.dtypes`)."""
-        return self._embed.dtype
+        return carrier(PRECISION_DTYPES[self.manifest.precision])
 
     @property
     def newline(self) -> NDArray[Any]:
@@ -105,4 +107,4 @@ class Model:
 
     def embed(self, tokens: tuple[int, ...]) -> NDArray[Any]:
         """Return the embeddings [S, D] of token ids; only these rows of the table are read."""
-        return np.array(self._embed[np.array(tokens, np.int64)])
+        return self._embeddings.rows(tokens)

@@ -36,8 +36,8 @@ def build(  # noqa: PLR0913 - one parameter per flag
         typer.Option(
             "--precision",
             metavar="NAME,ROLE=NAME",
-            help="fp32, fp16, bf16, int8, fp8, int4, int4-128; the target's default if not given. kv=int8: the LLM's "
-            "memory in 8 bits.",
+            help="fp32, fp16, bf16, int8, fp8, int4, int4-128; the target's default if not given. kv=int8, "
+            "embed=int8: the LLM's memory, its embedding table.",
         ),
     ] = None,
     rounding: Annotated[

@@ -36,6 +36,7 @@ class GraphForm:
         schemes: How weights of linear layers are rounded, for the roles whose weights are.
         head: How the output matrix of the LLM is rounded, if it is.
         kv: How keys and values of the LLM are kept.
+        embed: How the embedding table of the host is rounded, if it is.
     """
 
     flavour: Flavour
@@ -46,6 +47,7 @@ class GraphForm:
     schemes: Mapping[Role, Scheme] = field(default_factory=dict)
     head: Scheme | None = None
     kv: KVFormat = "floats"
+    embed: Scheme | None = None
 
 
 @dataclass(frozen=True)

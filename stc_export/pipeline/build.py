@@ -30,6 +30,7 @@ from stc_export.spec.files import new_directory
 from stc_export.spec.manifest import (
     MANIFEST_NAME,
     SCHEMA,
+    DType,
     FileEntry,
     GraphEntry,
     GraphParity,
@@ -40,6 +41,7 @@ from stc_export.spec.manifest import (
     SessionMemory,
     TableEntry,
     manifest_to_text,
+    table_scale,
 )
 from stc_export.spec.progress import Progress
 from stc_runtime.text import Tokenizer
@@ -216,7 +218,11 @@ def _tables(prepared: Prepared) -> tuple[TableEntry, ...]:
     for table in prepared.split.tables:
         place = places[table.stored]
         path = f"{_GRAPHS}/{place.file}"
-        rows.append(TableEntry(table.name, path, prepared.precisions.dtype, place.shape, place.offset))
+        kind: DType = "int8" if place.scales else place.dtype
+        rows.append(TableEntry(table.name, path, kind, place.shape, place.offset))
+        if place.scales:
+            scales = place.scales
+            rows.append(TableEntry(table_scale(table.name), path, scales.dtype, scales.shape, scales.offset))
     return tuple(rows)
 
 

@@ -65,7 +65,9 @@ def check_parity(
     sample = layer_sample(dims, SAMPLE_ABOVE_BYTES)
     stored = prepared.model.sampled_weights(stored_files(prepared.split), sample)
     model = prepared.model.sampled(sample)
-    recipes = [recipe for rows in prepared.split.weights.values() for recipe in rows]
+    tables = {table.stored for table in prepared.split.tables}
+    # The host's own are in no graph. They can have the source of a matrix that is rounded otherwise.
+    recipes = [recipe for rows in prepared.split.weights.values() for recipe in rows if recipe.name not in tables]
     own = nullcontext({graph.file: graph for graph in graphs})
     checked = own if model == prepared.model else _sampled_graphs(prepared, model, stored, scales, root)
     with checked as chosen, stand_ins(chosen, root) as runnable:

@@ -77,6 +77,7 @@ def prepare(request: BuildRequest, source: Source) -> Prepared:
         schemes=precisions.schemes,
         head=read_head(request.head, precisions, target),
         kv=precisions.kv,
+        embed=precisions.embed,
     )
     check_kv(form.kv, form.flavour, target)
     kept = keep_layers(model.split(form, preprocessing), request.keep_precision)

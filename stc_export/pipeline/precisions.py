@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from stc_calib.schemes import KV_FORMATS, SCHEMES, Arithmetic, Scheme, schemes_of
+from stc_calib.schemes import KV_FORMATS, SCHEMES, TABLE_SCHEMES, Arithmetic, Scheme, schemes_of
 from stc_engines.table import Target
 from stc_export.spec.errors import UnsupportedError, UsageError, nearest
 from stc_export.spec.interface import kv_format
@@ -37,8 +37,8 @@ _ROUNDED_KV: Mapping[Precision, Computed] = {
     "fp16": "fp16, kv int8",
     "bf16": "bf16, kv int8",
 }
-#: Stands beside the roles in ``--precision``: the memory of the LLM.
-_KV = "kv"
+#: Stand beside the roles in ``--precision``: the memory of the LLM, and the embedding table of the host.
+_KV, _EMBED = "kv", "embed"
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ class Precisions:
         floats: Type of state, of tables and of what graphs hand each other.
         schemes: How the weights of linear layers are rounded, for the roles whose weights are.
         kv: How keys and values of the LLM are kept.
+        embed: How the embedding table of the host is rounded, if it is.
     """
 
     floats: Precision
     schemes: Mapping[Role, Scheme]
     kv: KVFormat = "floats"
+    embed: Scheme | None = None
 
     @property
     def dtype(self) -> DType:
@@ -81,15 +83,18 @@ class Precisions:
     @property
     def text(self) -> str:
         """What people read, e.g. ``fp16`` or ``fp16, llm int4``."""
-        kv = () if self.kv == "floats" else (f"{_KV} {self.kv}",)
-        return ", ".join((self.floats, *(f"{role} {scheme.precision}" for role, scheme in self.schemes.items()), *kv))
+        kv = {} if self.kv == "floats" else {_KV: self.kv}
+        embed = {} if self.embed is None else {_EMBED: self.embed.precision}
+        rounded = {role: scheme.precision for role, scheme in self.schemes.items()} | kv | embed
+        return ", ".join((self.floats, *(f"{what} {precision}" for what, precision in rounded.items())))
 
 
 def read_precisions(asked: str | None, target: Target) -> Precisions:
     """Read ``--precision``: a name for all graphs and ``ROLE=NAME`` for those of a role, with commas between.
 
-    A name of few bits for all graphs means those that can have it; all else has the target's default type. The memory
-    of the LLM, ``kv`` in place of a role, is kept in few bits only where that is asked for by its name.
+    A name of few bits for all graphs means those that can have it; all else has the target's default type. In place of
+    a role stand ``kv``, the memory of the LLM, and ``embed``, the table of the host: they have few bits only where that
+    is asked for by these names.
 
     Args:
         asked: What the user typed; ``None``: the target's default.
@@ -104,7 +109,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
         _check_name(name, target)
     general = wanted.pop("", "")
     floats = _floats(general, target)
-    kv = _kv(wanted.pop(_KV, floats), floats)
+    kv, embed = _kv(wanted.pop(_KV, floats), floats), _embed(wanted.pop(_EMBED, floats), floats)
     for role, name in wanted.items():
         _check_role(role, name, floats, target)
     schemes: dict[Role, Scheme] = {}
@@ -112,7 +117,7 @@ def read_precisions(asked: str | None, target: Target) -> Precisions:
         name = wanted.get(known, general)
         if name in named:
             schemes[known] = named[name]
-    return Precisions(floats, schemes, kv)
+    return Precisions(floats, schemes, kv, embed)
 
 
 def read_head(asked: str | None, precisions: Precisions, target: Target) -> Scheme | None:
@@ -160,7 +165,8 @@ def bundle_precisions(manifest: Manifest) -> Precisions:
         for graph in manifest.graphs
         if graph.precision in named.get(graph.role, {})
     }
-    return Precisions(manifest.precision, schemes, kv_format(manifest.graph("llm")))
+    embed = TABLE_SCHEMES.get(manifest.table("embed").dtype)
+    return Precisions(manifest.precision, schemes, kv_format(manifest.graph("llm")), embed)
 
 
 def check_blocks(recipes: Iterable[WeightRecipe]) -> None:
@@ -252,7 +258,7 @@ def _check_name(name: str, target: Target) -> None:
 
 def _check_role(role: str, name: str, floats: Precision, target: Target) -> None:
     if role not in get_args(Role):
-        raise UnsupportedError(f'--precision names the graphs "{role}".', nearest(role, (*get_args(Role), _KV)))
+        raise UnsupportedError(f'--precision names the graphs "{role}".', nearest(role, (*get_args(Role), _KV, _EMBED)))
     if name in PRECISION_DTYPES and name != floats:
         raise UsageError(
             f"--precision asks for {role}={name} in an {floats} bundle: what graphs hand each other has one type.",
@@ -269,6 +275,15 @@ def _kv(name: str, floats: Precision) -> KVFormat:
     if name == "int8":
         return "int8"
     raise UnsupportedError(f"Keys and values of an {floats} bundle cannot be {name}.", nearest(name, (floats, "int8")))
+
+
+def _embed(name: str, floats: Precision) -> Scheme | None:
+    if name == floats:
+        return None
+    if name in TABLE_SCHEMES:
+        return TABLE_SCHEMES[name]
+    known = (floats, *TABLE_SCHEMES)
+    raise UnsupportedError(f"The embedding table of an {floats} bundle cannot be {name}.", nearest(name, known))
 
 
 def _floats(general: str, target: Target) -> Precision:

@@ -69,6 +69,11 @@ PRECISION_DTYPES: dict[Precision, DType] = {"fp32": "float32", "fp16": "float16"
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "uint8": 1, "int8": 1}
 
 
+def table_scale(table: str) -> str:
+    """Return the name of the table that has the scale of each row of a table in int8."""
+    return f"{table}_scale"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph; a dimension is a number or one of the letters of :mod:`stc_export.spec.dims`."""

@@ -16,6 +16,7 @@ from stc_export.exporter.graphs import GraphForm
 from stc_export.exporter.weights import WeightRecipe
 from stc_export.families.llava_onevision.config import LlavaConfig
 from stc_export.families.llava_onevision.projector import pooling_weights
+from stc_export.spec.errors import UsageError
 from stc_export.spec.manifest import DType
 
 VISION, PROJECTOR, LLM, EMBED = "vision.weights", "projector.weights", "llm.weights", "embed.weights"
@@ -53,13 +54,16 @@ def weight_files(
         config: The checkpoint's sizes.
         form: Type of the large weights, and which are rounded to fewer bits; norms stay float32.
         pixels: Mean and standard deviation per channel for pixels in 0..1.
+
+    Raises:
+        UsageError: The embedding table is to be rounded, and the graph has it as its output matrix.
     """
     dtype = form.dtype
     return {
         VISION: (*_gate(config, dtype, pixels), *_vision(config, dtype, form.schemes.get("vit"))),
         PROJECTOR: _projector(config, dtype),
         LLM: (*_decoder(config, dtype, form.schemes.get("llm")), *(() if form.head else _head(config, dtype))),
-        EMBED: _embed(config, dtype, shared=config.tied and form.head is None),
+        EMBED: _embed(config, dtype, form.embed, shared=config.tied and form.head is None),
         **({ROUNDED_HEAD: _rounded_head(config, dtype, form.head)} if form.head else {}),
     }
 
@@ -175,11 +179,16 @@ def _rounded_head(config: LlavaConfig, dtype: DType, scheme: Scheme) -> tuple[We
     return (WeightRecipe(HEAD, dtype, shape, (_EMBED_SOURCE if config.tied else _HEAD_SOURCE,), scheme=scheme),)
 
 
-def _embed(config: LlavaConfig, dtype: DType, *, shared: bool) -> tuple[WeightRecipe, ...]:
+def _embed(config: LlavaConfig, dtype: DType, scheme: Scheme | None, *, shared: bool) -> tuple[WeightRecipe, ...]:
     """The tables of the host; ``shared``: the graph uses one of them as its output matrix."""
     text = config.dims.text
+    if shared and scheme is not None:
+        raise UsageError(
+            "The output matrix of this model is its embedding table, which the graph reads as it is.",
+            "Round both, for example with --precision int4,embed=int8 --head int4, or leave embed out.",
+        )
     parts = {HEAD: (0, text.vocab)} if shared else None
     return (
-        WeightRecipe("embed", dtype, (text.vocab, text.width), (_EMBED_SOURCE,), parts=parts),
+        WeightRecipe("embed", dtype, (text.vocab, text.width), (_EMBED_SOURCE,), parts=parts, scheme=scheme),
         WeightRecipe("newline", dtype, (text.width,), ("image_newline",)),
     )

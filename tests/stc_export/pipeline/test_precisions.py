@@ -31,6 +31,8 @@ MEANINGS = [
     ("cpu", "kv=int8", "fp32, kv int8"),
     ("cpu", "int4,kv=int8", "fp32, llm int4, kv int8"),
     ("jetson", "bf16,kv=int8", "bf16, kv int8"),
+    ("jetson", "int4,kv=int8,embed=int8", "fp16, llm int4, kv int8, embed int8"),
+    ("cpu", "embed=fp32", "fp32"),
     ("cpu", "fp32,kv=fp32", "fp32"),
 ]
 
@@ -77,6 +79,13 @@ REFUSED: list[tuple[str, str, type[StcError], str, str]] = [
         "kv=int4",
         UnsupportedError,
         "Keys and values of an fp32 bundle cannot be int4.",
+        "Known: fp32, int8.",
+    ),
+    (
+        "cpu",
+        "embed=int4",
+        UnsupportedError,
+        "The embedding table of an fp32 bundle cannot be int4.",
         "Known: fp32, int8.",
     ),
     (
