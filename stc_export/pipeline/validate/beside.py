@@ -9,6 +9,7 @@ from pathlib import Path
 from stc_export.pipeline.bench.record import describe_bundle
 from stc_export.pipeline.precisions import bundle_precisions
 from stc_export.pipeline.validate.types import ValidatedBundle
+from stc_export.spec.calibration import RECORD_NAME, read_record
 from stc_export.spec.errors import UsageError
 from stc_export.spec.manifest import Manifest, read_manifest
 from stc_export.validate.folder import BesidePlan
@@ -32,7 +33,8 @@ class Beside:
 def find_beside(first: Path, manifest: Manifest, others: tuple[Path, ...]) -> tuple[Beside, ...]:
     """Read the bundles that settings run in beside the first one.
 
-    A bundle is called by its precisions, e.g. ``fp32, llm int4``; where two have the same, by its directory as well.
+    A bundle is called by its precisions, e.g. ``fp32, llm int4, head int4``; where two have the same, by its directory
+    as well.
 
     Args:
         first: Directory of the first bundle.
@@ -47,7 +49,7 @@ def find_beside(first: Path, manifest: Manifest, others: tuple[Path, ...]) -> tu
     manifests = [read_manifest(path) for path in others]
     for path, other in zip(others, manifests, strict=True):
         _check_same(first, manifest, path, other)
-    precisions = [bundle_precisions(one).text for one in (manifest, *manifests)]
+    precisions = [_precisions(path, one) for path, one in ((first, manifest), *zip(others, manifests, strict=True))]
     counts = Counter(precisions)
     return tuple(
         Beside(
@@ -78,10 +80,24 @@ def _described(label: str, path: Path, manifest: Manifest) -> ValidatedBundle:
         label=label,
         name=path.name,
         model=manifest.model.name,
-        precision=bundle_precisions(manifest).text,
+        precision=_precisions(path, manifest),
         weights_bytes=sum(entry.size_bytes for entry in manifest.files if entry.path in weights),
         manifest_sha256=describe_bundle(path, manifest).manifest_sha256,
     )
+
+
+def _precisions(path: Path, manifest: Manifest) -> str:
+    """Return the precisions of a bundle, and what only its record tells: output matrix, AWQ, layers that are kept."""
+    text = bundle_precisions(manifest).text
+    if all(entry.path != RECORD_NAME for entry in manifest.files):
+        return text
+    graph = manifest.graph("llm")
+    rounded = [file for file in read_record(path).files if file.file in graph.weights]
+    layers = max(rounded, key=lambda file: len(file.tensors), default=None)
+    beside = [f"{Path(file.file).stem} {file.precision}" for file in rounded if file is not layers]
+    methods = sorted({file.rounding for file in rounded if file.rounding != "nearest"})
+    kept = sum(len(file.kept) for file in rounded)
+    return ", ".join((text, *beside, *methods, *([f"{kept} layers kept"] if kept else [])))
 
 
 def _check_same(first: Path, manifest: Manifest, path: Path, other: Manifest) -> None:

@@ -7,11 +7,13 @@ import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stc_export.cli.validate import result_text
-from stc_export.pipeline.validate.beside import find_beside
+from stc_export.pipeline.types import BuildRequest
+from stc_export.pipeline.validate.beside import find_beside, validated_bundles
 from stc_export.pipeline.validate.html import html_report
 from stc_export.pipeline.validate.rescore import rescore
 from stc_export.pipeline.validate.run import validate
@@ -28,6 +30,7 @@ from stc_export.validate.types import TaskOptions
 from stc_export.world.splits import draw_test_set
 from stc_runtime import Model, StreamSession
 from stc_runtime.backends.ort import OrtBackend
+from tests.bundles import built_once
 from tests.videos import write_moving_square
 
 PAPER, OFF = named_policies()["paper"], named_policies()["off"]
@@ -136,3 +139,26 @@ def test_what_cannot_be_compared_is_refused(tiny_bundle: Path, even_bundle_int4:
         find_beside(tiny_bundle, manifest, (even_bundle_int4,))
     with pytest.raises(UsageError, match=f'Two bundles to validate are called "{tiny_bundle.name}"'):
         find_beside(tiny_bundle, manifest, (tiny_bundle,))
+
+
+def test_bundles_of_few_bits_are_called_by_how_they_were_rounded(
+    even_bundle_int4: Path, even_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The manifest has the precision of the layers; the output matrix and layers that were kept are in the record."""
+
+    def made(name: str, **asked: Any) -> Path:
+        request = BuildRequest(str(even_checkpoint), precision="int4", **asked)
+        return built_once(tmp_path_factory, name, lambda out: replace(request, out=out))
+
+    others = (
+        made("even-head", head="int4"),
+        made("even-kept", head="int8", keep_precision=("llm.layers.0.*",)),
+    )
+    manifest = read_manifest(even_bundle_int4)
+    found = find_beside(even_bundle_int4, manifest, others)
+    assert [one.plan.label for one in found] == [
+        "fp32, llm int4, head int4",
+        "fp32, llm int4, head int8, 4 layers kept",
+    ]
+    named = validated_bundles(even_bundle_int4, manifest, found)
+    assert [one.precision for one in named] == ["fp32, llm int4", *(one.plan.label for one in found)]
