@@ -158,15 +158,19 @@ def check_kv(kv: KVFormat, flavour: Flavour, target: Target) -> None:
 
 
 def bundle_precisions(manifest: Manifest) -> Precisions:
-    """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only."""
+    """Return the precisions of a bundle; backends for which it may be differ in the bytes of scales only.
+
+    What a manifest lacks has none: that it does is told by whoever opens the bundle.
+    """
     schemes = {
         graph.role: named[graph.role][graph.precision]
         for named in SCHEMES.values()
         for graph in manifest.graphs
         if graph.precision in named.get(graph.role, {})
     }
-    embed = TABLE_SCHEMES.get(manifest.table("embed").dtype)
-    return Precisions(manifest.precision, schemes, kv_format(manifest.graph("llm")), embed)
+    kept: list[KVFormat] = [kv_format(graph) for graph in manifest.graphs if graph.role == "llm"]
+    tables = {table.name: TABLE_SCHEMES.get(table.dtype) for table in manifest.tables}
+    return Precisions(manifest.precision, schemes, kept[0] if kept else "floats", tables.get(_EMBED))
 
 
 def check_blocks(recipes: Iterable[WeightRecipe]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from stc_engines import find_target
+from stc_export.pipeline.precisions import read_precisions
 from stc_export.pruners import ATTENTION_PRUNERS, PRUNERS
 from stc_export.reference.methods import REFERENCE_METHODS
 from stc_export.validate.rows import SettingClip
@@ -35,7 +37,8 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
             *(method.name for method in (*PRUNERS, *ATTENTION_PRUNERS)),
             *(REFERENCE_METHODS if sweep.reference else ()),
         }
-        assert {sweeps.FEW_BITS[name].precision for name in sweep.beside} <= {"vit=int8", "int4"}
+        for name in sweep.beside:
+            assert read_precisions(sweeps.FEW_BITS[name].precision, find_target("cpu")).text != "fp32"
     counts = {name: len(make_settings(s.base, [parse_axis(a) for a in s.axes])) for name, s in sweeps.SWEEPS.items()}
     assert counts == {
         "methods": 29,
@@ -48,6 +51,8 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
         "original": 13,
         "tome": 3,
         "precisions": 2,
+        "kv": 2,
+        "embed": 2,
         "positions": 5,
     }
 

@@ -219,8 +219,8 @@ def test_number_that_is_not_finite_is_told_one_call_later_and_gone_after_reset(
 
     with StreamSession(Model(bundle, backend), POLICIES["full"]) as stream:
         before = logits(stream)
-        store: Any = stream._memory._kv._values[0]
-        store.write(0, np.array([np.inf], np.float32))  # of the sink, which every token sees
+        values = next(rows for rows in stream._memory._kv._all if rows.port == "value_0")
+        values.store.write(0, np.array([np.inf], np.float32))  # of the sink, which every token sees
         stream.push(frames[1], 1.5)
         with pytest.raises(ParityError, match=r"numbers that are not finite: an overflow, at the frame of 1\.5 s"):
             stream.push(frames[2], 2)

@@ -42,10 +42,11 @@ def test_bundle_needs_what_was_planned_for_it(tiny_checkpoint: Path, tiny_bundle
 def test_session_fits_up_to_the_last_byte_of_the_room(tiny_bundle: Path) -> None:
     manifest = read_manifest(tiny_bundle)
     nano = next(t for t in load_targets() if t.name == "jetson-orin-nano-8gb")
-    need = session_size(Stored(0, 1000), manifest.dims, manifest.policy, "float32", nano.backend).session_bytes
+    precisions = Precisions("fp32", {})
+    need = session_size(Stored(0, 1000), manifest.dims, manifest.policy, precisions, nano.backend).session_bytes
     for spare, fits in ((0, True), (-1, False)):
         target = replace(nano, memory_bytes=need + 500 + spare, memory_reserved_bytes=500)
-        found = fit_target(target, manifest.dims, manifest.policy, Precisions("fp32", {}), need)
+        found = fit_target(target, manifest.dims, manifest.policy, precisions, need)
         assert (found.fits, found.room_bytes) == (fits, need + spare)
 
 
