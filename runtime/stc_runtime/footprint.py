@@ -41,5 +41,5 @@ def kv_bytes(dims: ModelDims, capacity_tokens: int, dtype: DType, kv: KVFormat) 
         kv: How keys and values are kept.
     """
     text = dims.text
-    head = sum(tensor.width(text) * DTYPE_BYTES[tensor.dtype or dtype] for tensor in KV_STATE[kv])
+    head = sum(tensor.width(text.head_dim) * DTYPE_BYTES[tensor.dtype or dtype] for tensor in KV_STATE[kv])
     return text.layers * text.kv_heads * head * capacity_tokens

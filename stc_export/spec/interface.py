@@ -166,10 +166,13 @@ class KVTensor:
     holds: Literal["head", "one"]
     dtype: DType | None = None
 
-    def width(self, text: TextDims) -> int:
-        """Return how many numbers it has of a token and head."""
-        return text.head_dim if self.holds == "head" else 1
+    def width(self, head_dim: int) -> int:
+        """Return how many numbers it has of a token and head; ``head_dim``: d."""
+        return head_dim if self.holds == "head" else 1
 
+
+#: The largest code, and the least scale, so that nothing is divided by 0: the smallest float16 with all its digits.
+KV_MOST_CODE, KV_LEAST_SCALE = 127, 2.0**-14
 
 #: What the KV memory is made of, in the order of the graph's inputs: the first half is of keys, the other of values. A
 #: scale is what the code 127 stands for, the largest absolute value of a token's head; what the code 1 stands for is
@@ -232,7 +235,7 @@ def llm_interface(text: TextDims, dtype: DType, flavour: Flavour, slots: int, kv
             TensorSpec(
                 f"{tensor.name}_{layer}_{suffix}",
                 tensor.dtype or dtype,
-                (1, text.kv_heads, count, tensor.width(text)),
+                (1, text.kv_heads, count, tensor.width(text.head_dim)),
             )
             for tensor in KV_STATE[kv]
             for layer in range(text.layers)

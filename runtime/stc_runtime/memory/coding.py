@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stc_export.spec.interface import KV_LEAST_SCALE, KV_MOST_CODE
 from stc_runtime.dtypes import clipped, widened
 
 if TYPE_CHECKING:
     from stc_export.spec.manifest import KVFormat
 
 Array = NDArray[Any]
-
-#: The largest code.
-_MOST = 127
-#: Least scale, so that nothing is divided by 0: the smallest float16 with all its digits.
-_LEAST = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,15 @@ class KVCoding:
 def _codes(rows: Array, dtype: DTypeLike) -> tuple[Array, ...]:
     """Round to 127 steps on either side of 0, the largest absolute value of each row being the last of them."""
     wide = rows.astype(np.float32)
-    scale = clipped(np.maximum(np.abs(wide).max(-1, keepdims=True), np.float32(_LEAST)), dtype)
+    scale = clipped(np.maximum(np.abs(wide).max(-1, keepdims=True), np.float32(KV_LEAST_SCALE)), dtype)
     # A scale that was rounded down would give the code 128.
-    codes = np.clip(np.rint(wide * (_MOST / widened(scale).astype(np.float32))), -_MOST, _MOST)
+    codes = np.clip(np.rint(wide * (KV_MOST_CODE / widened(scale).astype(np.float32))), -KV_MOST_CODE, KV_MOST_CODE)
     return codes.astype(np.int8), scale
 
 
 def _rows(kept: Sequence[Array]) -> Array:
     codes, scale = kept
-    rows: Array = codes.astype(np.float32) * (widened(scale).astype(np.float32) / _MOST)
+    rows: Array = codes.astype(np.float32) * (widened(scale).astype(np.float32) / KV_MOST_CODE)
     return rows
 
 

@@ -106,7 +106,7 @@ class KVMemory:
         self._coding = CODINGS[shape.kv]
         kinds = []
         for tensor in KV_STATE[shape.kv]:
-            width = shape.head_dim if tensor.holds == "head" else 1
+            width = tensor.width(shape.head_dim)
             kind = carrier(tensor.dtype) if tensor.dtype else dtype
             stores = (reserve(shape.kv_heads * shape.capacity * width, kind) for _ in range(shape.layers))
             kinds.append([_Rows(store, width, f"{tensor.name}_{layer}") for layer, store in enumerate(stores)])

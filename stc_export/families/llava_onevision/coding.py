@@ -11,14 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
+from stc_export.spec.interface import KV_LEAST_SCALE, KV_MOST_CODE
 from stc_export.spec.manifest import KVFormat
 
 Kept = tuple[Any, ...]
 
-#: The largest code.
-_MOST = 127
-#: Least scale, so that nothing is divided by 0: the smallest float16 with all its digits.
-_LEAST = 2.0**-14
 #: The smallest float16. A row of 64 numbers gets a scale that is at most 4e-6 too large.
 _HARDLY = 2.0**-24
 
@@ -85,7 +82,7 @@ class Codes:
     token in place of head_dim. Queries are divided by 127 before the product, which float16 could not hold otherwise.
     """
 
-    step = 1 / _MOST
+    step = 1 / KV_MOST_CODE
 
     def keep(self, keys: Any, values: Any) -> tuple[Kept, Kept]:
         """See :class:`Coding`. Both at once, since every operator takes its time, for one token more than its share."""
@@ -94,8 +91,8 @@ class Codes:
         # The sum adds nothing but what is no number: ONNX Runtime's largest of some numbers passes over a NaN. And its
         # Clip, which a clamp becomes, would make infinity a number.
         largest = sizes.amax(-1, keepdim=True) + sizes.sum(-1, keepdim=True) * _HARDLY
-        scale = torch.maximum(largest, torch.full_like(largest[:, :1, :1], _LEAST))
-        codes = torch.round(rows.float() * (_MOST / scale.float())).to(torch.int8)
+        scale = torch.maximum(largest, torch.full_like(largest[:, :1, :1], KV_LEAST_SCALE))
+        codes = torch.round(rows.float() * (KV_MOST_CODE / scale.float())).to(torch.int8)
         heads = [keys.shape[1], values.shape[1]]
         (key_codes, value_codes), (key_scale, value_scale) = codes.split(heads, dim=1), scale.split(heads, dim=1)
         return (key_codes, key_scale), (value_codes, value_scale)
