@@ -124,6 +124,11 @@ SWEEPS: Mapping[str, Sweep] = {
         ("pruner.method=tome", "pruner.keep=0.8,0.6"),
         "torch",
     ),
+    "carry": Sweep(
+        "what the cache carries over, and how many frames are full",
+        named_policies()["adaptive"],
+        ("cacher.gain=1,0.75", "cacher.drift=0,0.4", "gate.max_interval=4,5"),
+    ),
     "precisions": Sweep(
         "the model in few bits, without compression and with the default policy",
         named_policies()["adaptive"],

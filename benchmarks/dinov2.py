@@ -8,7 +8,7 @@ are 5 of 734 tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from stc_export.spec.dims import VisionDims
 from stc_export.spec.policy import Selection
+from stc_runtime.gate import Decision
 
 #: Sizes of the published model at 378 x 378: T = 27 x 27 = 729, as SigLIP in LLaVA-OneVision has.
 VISION = VisionDims(image_size=378, patch_size=14, width=384, mlp_width=1536, heads=6, layers=12)
@@ -171,6 +172,23 @@ def gate_pass(model: DinoV2, embeddings: Any, indices: Any, cache: Cache | None)
         x = x + layer.feed_forward(x)
     out = _put(start + old.delta[0], rows, x, 0)
     return model.features(out), Cache(tuple(keys), tuple(values), delta=(out - start,))
+
+
+def carried(
+    model: DinoV2, embeddings: Any, decision: Decision, before: Cache, done: tuple[Any, Cache]
+) -> tuple[Any, Cache]:
+    """Apply gain and drift of a decision to a pass of selection ``gate``, full or selective.
+
+    Class token and registers are recomputed in every pass: theirs is what is cached of them, and they do not drift.
+    """
+    start, new = model.start(embeddings), done[1].delta[0]
+    indices = torch.from_numpy(decision.indices) + PREFIX
+    gain, drift = (torch.from_numpy(one)[:, None] for one in (decision.gain, decision.drift))
+    old = before.delta[0][indices]
+    followed = torch.cat([new[:PREFIX], before.delta[0][PREFIX:] + (drift * (new[indices] - old)).sum(0)])
+    features = model.features(start + _put(followed, indices, new[indices], 0))
+    kept = _put(followed, indices, gain * new[indices] + (1 - gain) * old, 0)
+    return features, replace(done[1], delta=(kept,))
 
 
 def ranking_pass(

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dinov2 import PASSES, VISION, Cache, DinoV2, Pass, cosine, load
+from dinov2 import PASSES, VISION, Cache, DinoV2, Pass, carried, cosine, load
 from fidelity_policies import PAPER_INTERVALS, paper_name, policies
 from numpy.typing import NDArray
 
@@ -167,7 +167,8 @@ class Encoder:
     def run(self, name: str, policy: Policy) -> Run:
         """Encode the clip under a policy and compare every frame with its dense encoding."""
         decisions = schedule(policy, self._clip.embeddings)
-        same = (policy.cacher.selection, policy.cacher.update, *(one.indices.tobytes() for one in decisions))
+        told = (part.tobytes() for one in decisions for part in (one.indices, one.gain, one.drift))
+        same = (policy.cacher.selection, policy.cacher.update, *told)
         if same not in self._cosines:
             self._cosines[same] = tuple(self._encode(policy, decisions))
         modes, recomputed = tuple(one.mode for one in decisions), tuple(len(one.indices) for one in decisions)
@@ -183,11 +184,19 @@ class Encoder:
             yield round(float(cosine(features, dense).mean()), 5)
 
     def _pass(self, encode: Pass, number: int, decision: Decision, cache: Cache | None) -> tuple[torch.Tensor, Cache]:
-        embeddings, indices = self._clip.embeddings[number], torch.from_numpy(decision.indices)
-        if decision.mode != "full":
-            return encode(self._model, embeddings, indices, cache)
+        embeddings = self._clip.embeddings[number]
+        if decision.mode == "full":
+            done = self._full_pass(encode, number)
+        else:
+            done = encode(self._model, embeddings, torch.from_numpy(decision.indices), cache)
+        if cache is None or not cache.delta:
+            return done
+        return carried(self._model, embeddings, decision, cache, done)
+
+    def _full_pass(self, encode: Pass, number: int) -> tuple[torch.Tensor, Cache]:
         if (encode, number) not in self._full:
-            self._full[encode, number] = encode(self._model, embeddings, indices, None)
+            everything = torch.arange(self._model.vision.tokens)
+            self._full[encode, number] = encode(self._model, self._clip.embeddings[number], everything, None)
         return self._full[encode, number]
 
 

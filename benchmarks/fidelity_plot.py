@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from fidelity_policies import PAPER_INTERVALS, paper_name
 
 from stc_export.spec import codec
 from stc_export.spec.dims import VisionDims
+from stc_export.spec.policy import CacherPolicy, Policy
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "fidelity.png"
 #: Okabe and Ito's palette, and a marker each, so that no one needs the colours.
 _PAPER, _OURS, _POINTS = ("#E69F00", "s"), ("#0072B2", "o"), ("#000000", "*")
+_BEFORE = ("#56B4E9", ".")
+#: The default with a cache that is overwritten.
+_PLAIN = Policy(cacher=CacherPolicy(gain=1.0, drift=0.0))
 _COLUMNS = 4
 
 
@@ -32,22 +37,31 @@ def draw(record: Record) -> Any:
         axes.set_title(clip)
         axes.set_xlabel("ViT work, share of dense encoding")
     figure.supylabel("mean cosine with dense encoding")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 def _draw_clip(axes: Any, vision: VisionDims, runs: dict[str, Run]) -> None:
     """Draw what was run: not every clip has every policy."""
     published = [runs[name] for name in map(paper_name, PAPER_INTERVALS) if name in runs]
-    margins = [run for name, run in runs.items() if name == "adaptive" or "tau=0.90 margin=1" in name]
     _curve(axes, vision, published, _PAPER, "published, N = 2 to 16")
-    _curve(axes, vision, margins, _OURS, "adaptive, full every 2 to 16")
+    for policy, style, label in (
+        (Policy(), _OURS, "adaptive, full every 2 to 16"),
+        (_PLAIN, _BEFORE, "the same without carrying over"),
+    ):
+        _curve(axes, vision, [run for run in runs.values() if _like(run, policy)], style, label)
     for name in ("adaptive", "fast"):
         found = score(vision, runs[name])
         axes.plot(found.cost, found.mean, _POINTS[1], color=_POINTS[0], markersize=11, zorder=3)
         axes.annotate(name, (found.cost, found.mean), (-6, 5), textcoords="offset points", ha="right")
     axes.grid(alpha=0.3)
     axes.margins(x=0.14, y=0.1)
+
+
+def _like(run: Run, policy: Policy) -> bool:
+    """Whether only the interval of its full frames is another one."""
+    gate = replace(run.policy.gate, max_interval=policy.gate.max_interval)
+    return replace(run.policy, gate=gate) == policy
 
 
 def _curve(axes: Any, vision: VisionDims, runs: list[Run], style: tuple[str, str], label: str) -> None:

@@ -9,6 +9,8 @@ from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy, Selection, 
 
 #: Intervals of the published method: its curve of cost against fidelity.
 PAPER_INTERVALS = (2, 3, 4, 8, 16)
+#: What is computed replaces what is cached, and nothing else moves.
+_OVERWRITING = CacherPolicy(gain=1.0, drift=0.0)
 
 
 def paper_name(interval: int) -> str:
@@ -38,11 +40,37 @@ def _selections() -> Iterator[tuple[str, Policy]]:
 
 
 def _ours() -> Iterator[tuple[str, Policy]]:
-    """Those that have a name, and what lies around them: a curve over ``tau``, one over ``max_interval``, margins."""
+    """Those that have a name, and what lies around them: curves over ``max_interval`` and ``tau``, and their parts."""
+    named = named_policies()
     for name in ("adaptive", "fast"):
-        yield name, named_policies()[name]
-    for gate in (*_plain(), *_margins()):
-        yield gate_name(gate), Policy(gate=gate)
+        yield name, named[name]
+    for policy in (*_carrying(), *_parts()):
+        if policy not in named.values():
+            yield f"{gate_name(policy.gate)} gain={policy.cacher.gain:g} drift={policy.cacher.drift:g}", policy
+    for gate in (*_margins(), *_plain()):
+        yield gate_name(gate), Policy(gate=gate, cacher=_OVERWRITING)
+
+
+def _carrying() -> Iterator[Policy]:
+    """With the neighbours of changed tokens and what the cache carries over."""
+    yield from (Policy(gate=_margin(0.9, interval)) for interval in (2, 3, 4, 5, 6, 8, 16))
+    yield from (Policy(gate=_margin(0.8, interval)) for interval in (4, 8, 16))
+
+
+def _parts() -> Iterator[Policy]:
+    """Each half of what is carried over, and neither."""
+    default = Policy()
+    for gain, drift in ((default.cacher.gain, 0.0), (1.0, default.cacher.drift), (1.0, 0.0)):
+        yield replace(default, cacher=CacherPolicy(gain=gain, drift=drift))
+
+
+def _margins() -> Iterator[GatePolicy]:
+    """With the neighbours of changed tokens, and nothing carried over."""
+    yield from (_margin(tau, interval) for interval in (2, 4, 8, 16) for tau in (0.8, 0.9))
+
+
+def _margin(tau: float, interval: int) -> GatePolicy:
+    return GatePolicy(tau=tau, margin=1, cut=0.4, floor=0.0, max_interval=interval)
 
 
 def _plain() -> Iterator[GatePolicy]:
@@ -55,18 +83,6 @@ def _plain() -> Iterator[GatePolicy]:
     yield replace(middle, cut=0.6, max_interval=32, floor=0.0)
 
 
-def _margins() -> Iterator[GatePolicy]:
-    """With the neighbours of changed tokens, and nothing else; what is missing here is ``adaptive`` and ``fast``."""
-    named = [policy.gate for policy in named_policies().values()]
-    for interval in (2, 4, 8, 16):
-        gates = (_margin(tau, interval) for tau in (0.8, 0.9))
-        yield from (gate for gate in gates if gate not in named)
-
-
-def _margin(tau: float, interval: int) -> GatePolicy:
-    return GatePolicy(tau=tau, margin=1, cut=0.4, floor=0.0, max_interval=interval)
-
-
 def gate_name(gate: GatePolicy) -> str:
     """Name of a setting of the gate."""
     return f"tau={gate.tau:.2f} margin={gate.margin} cut={gate.cut:.1f} floor={gate.floor:.1f} max={gate.max_interval}"
@@ -75,5 +91,5 @@ def gate_name(gate: GatePolicy) -> str:
 def _fixed(selection: Selection, interval: int) -> Policy:
     return Policy(
         gate=GatePolicy(mode="paper"),
-        cacher=CacherPolicy(selection=selection, update="reference", interval=interval, update_ratio=0.25),
+        cacher=replace(_OVERWRITING, selection=selection, update="reference", interval=interval, update_ratio=0.25),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stc_export.spec.interface import session_graphs
+from stc_export.spec.interface import TOKEN_SHARES, session_graphs
 from stc_export.spec.manifest import SELECTION_INPUTS, GraphEntry, TensorSpec
 from stc_export.spec.report import CacherMode
 from stc_runtime.backends.store import Store, Tensor
@@ -23,9 +23,18 @@ from stc_runtime.preprocess import Resizer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stc_export.spec.policy import Policy
+    from stc_export.spec.policy import Policy, Selection
     from stc_runtime.backends.base import Backend
     from stc_runtime.model import Model
+
+
+def selection_feeds(selection: Selection, decision: Decision) -> dict[str, NDArray[Any]]:
+    """Return what tells a ``vit`` graph which tokens to recompute, and what comes of them: inputs [R]."""
+    shares = {"gain": decision.gain, "drift": decision.drift}
+    return {
+        SELECTION_INPUTS[selection]: decision.indices,
+        **{name: shares[name] for name in TOKEN_SHARES[selection]},
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +171,6 @@ class FrameEncoder:
         variants = session_graphs(policy)
         self._gate = model.engine("cacher_gate", variants["cacher_gate"])
         self._vit = model.engine("vit", variants["vit"])
-        self._selection_input = SELECTION_INPUTS[policy.cacher.selection]
         self._resize = Resizer(model.manifest.preprocess)
         self._cache = FeatureCache(model.manifest.graph("vit", variants["vit"]), policy, model.backend)
         self._similarity = np.zeros(model.manifest.dims.vision.tokens, np.float32)
@@ -204,7 +212,7 @@ class FrameEncoder:
         outputs = self._vit.run(
             {
                 "patch_embeddings": self._cache.embeddings,
-                self._selection_input: decision.indices,
+                **selection_feeds(self._policy.cacher.selection, decision),
                 **self._cache.feeds(),
             },
             places,

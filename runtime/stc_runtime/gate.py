@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from stc_export.spec.memory import kept_tokens
 from stc_export.spec.report import CacherMode
 
 if TYPE_CHECKING:
-    from stc_export.spec.policy import GatePolicy, Policy
+    from stc_export.spec.policy import GateMode, Policy
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,19 @@ class Decision:
     Attributes:
         mode: Full, selective or skip.
         indices: Tokens to recompute, int64 [R], ascending: all T for full, none for skip.
+        gain: Share of what is computed in what is cached of a token, float32 [R].
+        drift: Weights of the sum by which the other tokens move, float32 [R].
     """
 
     mode: CacherMode
     indices: NDArray[np.int64]
+    gain: NDArray[np.float32]
+    drift: NDArray[np.float32]
+
+    @classmethod
+    def overwriting(cls, mode: CacherMode, indices: NDArray[np.int64]) -> Decision:
+        """What is computed replaces what is cached, and nothing else moves."""
+        return cls(mode, indices, np.ones(len(indices), np.float32), np.zeros(len(indices), np.float32))
 
 
 def decide(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> tuple[Decision, GateState]:
@@ -57,39 +67,56 @@ def decide(policy: Policy, state: GateState, similarity: NDArray[np.float32]) ->
         The decision, and the state to hand in with the next frame. Among equal similarities the token with the lower
         index is recomputed first.
     """
-    recomputed = _recomputed(policy, state, similarity)
-    if recomputed is None:
-        decision = Decision("full", np.arange(similarity.size, dtype=np.int64))
-        return decision, GateState(frames_since_full=0, has_reference=True, frames=state.frames + 1)
-    decision = Decision("selective" if recomputed.size else "skip", recomputed)
-    return decision, GateState(state.frames_since_full + 1, state.has_reference, state.frames + 1)
+    decision = _MODES[policy.gate.mode](policy, state, similarity) if state.has_reference else _full(similarity.size)
+    since = 0 if decision.mode == "full" else state.frames_since_full + 1
+    has_reference = state.has_reference or decision.mode == "full"
+    return decision, GateState(since, has_reference, state.frames + 1)
 
 
-def _recomputed(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """Return the tokens to recompute, or ``None`` for a full frame."""
-    # Without a reference there is nothing to reuse, whatever the policy says.
-    if policy.gate.mode == "off" or not state.has_reference:
-        return None
-    if policy.gate.mode == "paper":
-        if state.frames % policy.cacher.interval == 0:
-            return None
-        return _lowest(similarity, kept_tokens(similarity.size, policy.cacher.update_ratio))
-    return _recomputed_adaptive(policy.gate, state, similarity)
+def _full(tokens: int) -> Decision:
+    return Decision.overwriting("full", np.arange(tokens, dtype=np.int64))
 
 
-def _recomputed_adaptive(
-    gate: GatePolicy, state: GateState, similarity: NDArray[np.float32]
-) -> NDArray[np.int64] | None:
-    tokens = similarity.size
+def _off(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> Decision:
+    return _full(similarity.size)
+
+
+def _paper(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> Decision:
+    if state.frames % policy.cacher.interval == 0:
+        return _full(similarity.size)
+    return Decision.overwriting(
+        "selective", _lowest(similarity, kept_tokens(similarity.size, policy.cacher.update_ratio))
+    )
+
+
+def _adaptive(policy: Policy, state: GateState, similarity: NDArray[np.float32]) -> Decision:
+    gate, tokens = policy.gate, similarity.size
     changed = ~(similarity >= gate.tau)  # this way round a NaN is a change
-    if state.frames_since_full + 1 >= gate.max_interval or np.count_nonzero(changed) / tokens > gate.cut:
-        return None
-    if not changed.any():
-        return np.empty(0, np.int64)
+    if np.count_nonzero(changed) / tokens > gate.cut:
+        return _full(tokens)
     needed = _with_margin(changed, gate.margin)
+    if state.frames_since_full + 1 >= gate.max_interval:
+        gain = np.where(needed, 1.0, policy.cacher.gain).astype(np.float32)
+        return replace(_full(tokens), gain=gain)
+    if not changed.any():
+        return Decision.overwriting("skip", np.empty(0, np.int64))
     least = max(int(np.count_nonzero(needed)), math.ceil(gate.floor * tokens))
     count = min(math.ceil(least / gate.bucket) * gate.bucket, tokens)
-    return _lowest(np.where(needed, -np.inf, similarity), count)
+    chosen = Decision.overwriting("selective", _lowest(np.where(needed, -np.inf, similarity), count))
+    return replace(chosen, drift=_even(~changed[chosen.indices], policy.cacher.drift))
+
+
+#: How a frame is decided once there is a reference; without one nothing can be reused, whatever the policy says.
+_MODES: Mapping[GateMode, Callable[[Policy, GateState, NDArray[np.float32]], Decision]] = {
+    "off": _off,
+    "paper": _paper,
+    "adaptive": _adaptive,
+}
+
+
+def _even(members: NDArray[np.bool_], total: float) -> NDArray[np.float32]:
+    """Return weights float32 [R], the same for all members, that add up to ``total``; 0 where there are none."""
+    return np.where(members, total / max(1, int(np.count_nonzero(members))), 0.0).astype(np.float32)
 
 
 def _with_margin(changed: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stc_export.reference.metrics import METRICS, cosine
 from stc_export.reference.model import TorchModel
-from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, LastLayer, full_pass
+from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, LastLayer, Pass, carried, full_pass
+from stc_export.spec.interface import TOKEN_SHARES
 from stc_export.spec.policy import Policy
 from stc_export.spec.report import CacherMode
 from stc_runtime.gate import Decision, GateState, decide
@@ -129,12 +130,19 @@ class CachedEncoder:
         else:
             selective = SELECTIVE_PASSES[self._policy.cacher.selection]
             done = selective(layers, start, self._cache, indices, METRICS[self._policy.cacher.metric])
+        done = self._carried(done, start, decision)
         if decision.mode == "full" or self._policy.cacher.update == "rolling":
             self._cache = done.cache
             self._reference = (
                 patches if self._reference is None else self._reference.index_copy(0, indices, patches[indices])
             )
         return Seen(done.features, done.last_layer)
+
+    def _carried(self, done: Pass, start: Tensor, decision: Decision) -> Pass:
+        if self._cache is None or not TOKEN_SHARES[self._policy.cacher.selection]:
+            return done
+        indices, *shares = (self._model.tensor(one) for one in (decision.indices, decision.gain, decision.drift))
+        return carried(done, start, self._cache, indices, *shares)
 
 
 def _change(patches: Tensor, reference: Tensor) -> float:

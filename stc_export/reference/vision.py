@@ -141,6 +141,26 @@ def _gate(layers: Sequence[Any], start: Tensor, cache: FrameCache, indices: Tens
     return Pass(start + delta, _told(attention, query, key, kept), FrameCache(tuple(kept), delta))
 
 
+def carried(done: Pass, start: Tensor, before: FrameCache, indices: Tensor, gain: Tensor, drift: Tensor) -> Pass:
+    """Say what becomes of the delta after a pass of selection ``gate``, full or selective (ours; docs/method.md).
+
+    Args:
+        done: The pass.
+        start: Its input [T, C].
+        before: The cache before it.
+        indices: Tokens that were recomputed, int64 [R].
+        gain: Share of the new delta in what is cached of each, float32 [R].
+        drift: Weights of the sum by which all other tokens move, float32 [R].
+    """
+    old, new = before.delta[indices], done.cache.delta[indices]
+    moved = (drift[:, None] * (new - old).float()).sum(0).to(old.dtype)
+    share = gain[:, None].to(old.dtype)
+    followed = before.delta + moved
+    features = _mix(start + followed, done.features[indices], indices)
+    kept = _mix(followed, share * new + (1 - share) * old, indices)
+    return replace(done, features=features, cache=replace(done.cache, delta=kept))
+
+
 def _ranked(
     layers: Sequence[Any],
     start: Tensor,

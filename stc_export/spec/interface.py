@@ -52,6 +52,8 @@ VIT_STATE: Mapping[Selection, tuple[StateTensor, ...]] = {
     "shared": _RANKING_STATE,
 }
 
+#: What ``vit`` takes beside the tokens that it recomputes, a number of float32 for each of them.
+TOKEN_SHARES: Mapping[Selection, tuple[str, ...]] = {"gate": ("gain", "drift"), "per_layer": (), "shared": ()}
 
 #: The graph that ranks tokens, and so has a variant for each metric.
 _RANKING_ROLE: Mapping[Selection, Role] = {"gate": "cacher_gate", "per_layer": "vit", "shared": "vit"}
@@ -114,6 +116,7 @@ def vit_interface(vision: VisionDims, dtype: DType, selection: Selection, *, att
         (
             TensorSpec("patch_embeddings", dtype, patches),
             TensorSpec(SELECTION_INPUTS[selection], "int64", ("R",)),
+            *(TensorSpec(name, "float32", ("R",)) for name in TOKEN_SHARES[selection]),
             *vit_state(vision, dtype, selection, "in"),
         ),
         (TensorSpec("features", dtype, patches), *received, *vit_state(vision, dtype, selection, "out")),

@@ -50,6 +50,7 @@ def test_sweeps_are_settings_of_methods_that_exist(sweeps: Any) -> None:
         "dtd": 5,
         "original": 13,
         "tome": 3,
+        "carry": 9,
         "precisions": 2,
         "kv": 2,
         "embed": 2,

@@ -15,6 +15,7 @@ from stc_export.pipeline.bench.record import read_environment
 from stc_export.spec.dims import VisionDims
 from stc_export.spec.errors import UsageError
 from stc_export.spec.policy import CacherPolicy, GatePolicy, Policy
+from stc_runtime.gate import Decision
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = VisionDims(image_size=56, patch_size=14, width=12, mlp_width=20, heads=2, layers=3)  # T = 16
@@ -113,6 +114,29 @@ def test_gate_pass_tokens_that_are_not_named_keep_their_delta(dinov2: Any, model
     others = [index for index in range(16) if index != 3]
     assert close(features[others], expected[others])
     assert not close(features[3], expected[3])
+
+
+def test_carried_over_is_the_plain_rule(dinov2: Any, model: Any) -> None:
+    first, second = (model.embed(frame) for frame in frames(2))
+    _, cache = dinov2.gate_pass(model, first, torch.arange(16), None)
+    indices, random = np.array([3, 7, 12]), np.random.default_rng(0)
+    gain, drift = random.random((2, 3), np.float32)
+    raw, made = dinov2.gate_pass(model, second, torch.from_numpy(indices), cache)
+    decision = Decision("selective", indices, gain, drift)
+    features, after = dinov2.carried(model, second, decision, cache, (raw, made))
+    old, new = cache.delta[0], made.delta[0]
+    moved = sum(drift[row] * (new[5 + i] - old[5 + i]) for row, i in enumerate(indices))
+    for token in range(16):
+        place = 5 + token
+        if token in indices:
+            share = gain[list(indices).index(token)]
+            assert torch.allclose(after.delta[0][place], share * new[place] + (1 - share) * old[place], atol=1e-5)
+            assert torch.allclose(features[token], raw[token], atol=1e-5)
+        else:
+            assert torch.allclose(after.delta[0][place], old[place] + moved, atol=1e-5)
+            expected = model.norm(model.start(second)[place] + old[place] + moved)
+            assert torch.allclose(features[token], expected, atol=1e-4)
+    assert torch.equal(after.delta[0][:5], new[:5])
 
 
 def test_per_layer_ranks_in_each_layer_and_shared_in_the_first_only(dinov2: Any, model: Any) -> None:

@@ -20,6 +20,8 @@ from stc_export.spec.policy import Policy
 from stc_export.spec.progress import Silent
 from stc_runtime.backends.ort import OrtBackend
 from stc_runtime.bundle import Bundle
+from stc_runtime.encoder import selection_feeds
+from stc_runtime.gate import Decision
 from stc_runtime.model import Model
 from tests.checkpoints import tiny_dims
 
@@ -97,7 +99,8 @@ def test_dense_features_of_a_batch_are_those_of_the_full_pass(run: Any, bundle: 
             for spec in model.manifest.graph("vit", "gate").inputs
             if spec.name.endswith("_in")
         }
-        feeds = {"patch_embeddings": embeddings, "indices": np.arange(25, dtype=np.int64), **zeros}
+        everything = selection_feeds("gate", Decision.overwriting("full", np.arange(25, dtype=np.int64)))
+        feeds = {"patch_embeddings": embeddings, **everything, **zeros}
         expected = full.run(feeds, {})["features"]
         assert np.abs(dense - expected).max() <= 1e-4 * np.abs(expected).max()
 

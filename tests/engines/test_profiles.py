@@ -41,8 +41,9 @@ def test_vit_has_a_profile_for_all_tokens_and_one_for_some(manifest: Manifest) -
     tokens = manifest.dims.vision.tokens
     found = named(dataclasses.replace(manifest, policy=Policy(cacher=CacherPolicy(update_ratio=0.25))), "vit", "gate")
     assert list(found) == ["full", "selective"]
-    assert found["full"].inputs == (InputShapes("indices", (tokens,), (tokens,), (tokens,)),)
-    assert found["selective"].inputs == (InputShapes("indices", (1,), (round(tokens / 4),), (tokens,)),)
+    names = ("indices", "gain", "drift")
+    assert found["full"].inputs == tuple(InputShapes(n, (tokens,), (tokens,), (tokens,)) for n in names)
+    assert found["selective"].inputs == tuple(InputShapes(n, (1,), (round(tokens / 4),), (tokens,)) for n in names)
 
 
 def test_llm_has_a_profile_for_prefill_and_one_for_decoding(manifest: Manifest) -> None:

@@ -131,10 +131,22 @@ def _ranked(
     return x, tuple(states), tuple(chosen)
 
 
-def gate(encoder: Encoder, x0: Tensor, cached: GateState, indices: Tensor) -> tuple[Tensor, GateState]:
+@dataclass(frozen=True)
+class Shares:
+    """What becomes of a delta: each recomputed token's gain and drift, both [R]."""
+
+    gain: Tensor
+    drift: Tensor
+
+
+def gate(
+    encoder: Encoder, x0: Tensor, cached: GateState, indices: Tensor, shares: Shares | None = None
+) -> tuple[Tensor, GateState]:
     """Given indices; keys are cached as well, so that no layer touches another token.
 
-    A token that is not selected ends as X_0 of this frame plus the delta of the frame in which it was last computed.
+    A token that is not selected ends as X_0 of this frame plus the delta of the frame in which it was last computed;
+    with shares, that delta moves first by the sum of drift times what the delta of each selected token moved, and what
+    is cached of a selected token is its new delta times gain plus its old one times (1 - gain).
     """
     x, keys, values = x0[indices], [], []
     for w, key, value in zip(encoder.layers, cached.keys, cached.values, strict=True):
@@ -144,8 +156,17 @@ def gate(encoder: Encoder, x0: Tensor, cached: GateState, indices: Tensor) -> tu
         values.append(mix(value, v, indices))
         x = x + attention(w, q, keys[-1], values[-1], encoder.heads)
         x = x + mlp(w, norm(w, "layer_norm2", x, encoder.eps))
-    delta = mix(cached.delta, x - x0[indices], indices)
-    return x0 + delta, GateState(tuple(keys), tuple(values), delta)
+    if shares is None:
+        shares = Shares(torch.ones(len(indices), dtype=x.dtype), torch.zeros(len(indices), dtype=x.dtype))
+    delta, moved = cached.delta.clone(), torch.zeros_like(x0[0])
+    for row, index in enumerate(indices.tolist()):
+        moved = moved + shares.drift[row] * (x[row] - x0[index] - cached.delta[index])
+    delta = delta + moved
+    features = x0 + delta
+    for row, index in enumerate(indices.tolist()):
+        features[index] = x[row]
+        delta[index] = shares.gain[row] * (x[row] - x0[index]) + (1 - shares.gain[row]) * cached.delta[index]
+    return features, GateState(tuple(keys), tuple(values), delta)
 
 
 def gate_state(states: Sequence[LayerState]) -> GateState:

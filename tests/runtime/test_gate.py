@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import hypothesis.strategies as st
 import numpy as np
@@ -168,3 +169,56 @@ def test_decide_does_not_change_similarity() -> None:
     copy = similarity.copy()
     decide(paper(4, 0.5), SEEN, similarity)
     np.testing.assert_array_equal(similarity, copy)
+
+
+@given(st.integers(1, 7), st.integers(0, 2), st.sampled_from([0.05, 0.5, 1.0]), st.data())
+def test_decide_adaptive_full_by_interval_keeps_a_part_of_what_did_not_change(
+    side: int, margin: int, gain: float, data: st.DataObject
+) -> None:
+    changed = data.draw(st.lists(st.booleans(), min_size=side * side, max_size=side * side))
+    similarity = np.where(changed, 0.0, 1.0).astype(np.float32)
+    policy = adaptive(margin=margin, cut=1.0, max_interval=1)
+    policy = dataclasses.replace(policy, cacher=CacherPolicy(gain=gain, drift=1.0))
+    decision, _ = decide(policy, SEEN, similarity)
+    cells = [divmod(i, side) for i in range(side * side) if changed[i]]
+    near = [any(max(abs(i // side - y), abs(i % side - x)) <= margin for y, x in cells) for i in range(side * side)]
+    assert decision.mode == "full"
+    assert decision.gain.tolist() == [1.0 if one else np.float32(gain) for one in near]
+    assert decision.drift.tolist() == [0.0] * side * side
+
+
+def test_decide_adaptive_after_a_cut_and_at_the_start_nothing_is_kept() -> None:
+    policy = dataclasses.replace(adaptive(cut=0.4, max_interval=1), cacher=CacherPolicy(gain=0.3, drift=0.7))
+    cut = np.array([0, 0, 1, 1], np.float32)
+    for state, similarity in ((SEEN, cut), (GateState(), np.ones(4, np.float32))):
+        decision, _ = decide(policy, state, similarity)
+        assert decision.mode == "full"
+        assert decision.gain.tolist() == [1.0] * 4
+        assert decision.drift.tolist() == [0.0] * 4
+
+
+def test_decide_adaptive_selective_drift_is_shared_by_what_was_recomputed_unchanged() -> None:
+    similarity = np.ones(25, np.float32)
+    similarity[6] = 0.0  # row 1, column 1: eight neighbours, all inside
+    policy = dataclasses.replace(adaptive(margin=1, cut=1.0, floor=0.0), cacher=CacherPolicy(gain=0.3, drift=0.4))
+    decision, _ = decide(policy, SEEN, similarity)
+    assert decision.indices.tolist() == [0, 1, 2, 5, 6, 7, 10, 11, 12]
+    np.testing.assert_allclose(decision.drift, [0.05] * 4 + [0.0] + [0.05] * 4, rtol=1e-6)
+    assert decision.gain.tolist() == [1.0] * 9
+
+
+def test_decide_adaptive_selective_without_unchanged_tokens_has_no_drift() -> None:
+    similarity = np.array([0, 1, 1, 1], np.float32)
+    policy = dataclasses.replace(adaptive(margin=0, cut=1.0, floor=0.0), cacher=CacherPolicy(drift=1.0))
+    decision, _ = decide(policy, SEEN, similarity)
+    assert (decision.indices.tolist(), decision.drift.tolist()) == ([0], [0.0])
+
+
+@pytest.mark.parametrize("mode", ["off", "paper"])
+def test_decide_other_modes_overwrite(mode: Literal["off", "paper"]) -> None:
+    policy = Policy(gate=GatePolicy(mode=mode), cacher=CacherPolicy(interval=2, gain=0.3, drift=0.7))
+    state = GateState()
+    for _ in range(4):
+        decision, state = decide(policy, state, np.linspace(0, 1, 16, dtype=np.float32))
+        assert decision.gain.tolist() == [1.0] * len(decision.indices)
+        assert decision.drift.tolist() == [0.0] * len(decision.indices)

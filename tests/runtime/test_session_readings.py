@@ -10,6 +10,8 @@ import pytest
 from stc_export.spec.errors import SessionStateError
 from stc_export.spec.policy import Policy, named_policies
 from stc_runtime import Model, StreamSession
+from stc_runtime.encoder import selection_feeds
+from stc_runtime.gate import Decision
 from stc_runtime.preprocess import Resizer
 from stc_runtime.testing import FakeBackend
 from tests.runtime.scenes import Recorder, Workshop, scene, watch
@@ -32,7 +34,8 @@ def plain_features(model: Model, frame: np.ndarray) -> np.ndarray:
     reference = np.zeros((vision.tokens, vision.width), model.dtype)
     embeddings = model.engine("cacher_gate").run({"frame": small, "reference": reference}, {})["patch_embeddings"]
     indices = np.arange(vision.tokens, dtype=np.int64)
-    feeds = {"patch_embeddings": embeddings, "indices": indices, **ports}
+    everything = selection_feeds("gate", Decision.overwriting("full", indices))
+    feeds = {"patch_embeddings": embeddings, **everything, **ports}
     return model.engine("vit", "gate").run(feeds, {})["features"]
 
 

@@ -93,7 +93,7 @@ def vit_gate_graph(config: LlavaConfig, form: GraphForm) -> GraphDef:
         variant="gate",
         module=lambda: GateEncoder(config, _torch(form), _encoder_parts(form)),
         interface=vit_interface(config.dims.vision, form.dtype, "gate", attention=form.attention),
-        nest=lambda flat: (*flat[:3], list(flat[3 : 3 + n]), list(flat[3 + n :])),
+        nest=lambda flat: (*flat[:2], tuple(flat[2:4]), flat[4], list(flat[5 : 5 + n]), list(flat[5 + n :])),
         dims={"R": _recomputed(config)},
         weight_files=(VISION,),
         flavour=form.flavour,

@@ -8,7 +8,9 @@ Selections (STC paper, arXiv 2512.00891, section 3.3; released code lern-to-writ
 any
   other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
   token that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as
-  adding every layer's cached attention and MLP output (the published rule) without computing in between.
+  adding every layer's cached attention and MLP output (the published rule) without computing in between. Two numbers
+  for each recomputed token say how the delta goes on from there (ours): ``gain``, how much of it enters the cache, and
+  ``drift``, how much of its own movement all others follow.
 * ``per_layer``: the published method. Each layer projects the keys of all tokens, ranks them by cosine (or another
   metric) with the reference's keys and recomputes the R least similar.
 * ``shared``: the same with the first layer's ranking for all layers.
@@ -171,12 +173,22 @@ class GateEncoder(VisionEncoder):
         """Create the graph's module without initialising it."""
         super().__init__(config, dtype, parts, keys_apart=False)
 
-    def forward(self, patch_embeddings: Any, indices: Any, delta: Any, keys: list[Any], values: list[Any]) -> Any:
+    def forward(
+        self,
+        patch_embeddings: Any,
+        indices: Any,
+        shares: tuple[Any, Any],
+        delta: Any,
+        keys: list[Any],
+        values: list[Any],
+    ) -> Any:
         """Recompute R tokens.
 
         Args:
             patch_embeddings: [T, C] of the current frame.
             indices: [R] int64, unique; all T tokens for a full pass.
+            shares: ``gain`` [R] float32, the part of a token's new delta in what is cached of it, where the rest is the
+                old one; and ``drift`` [R] float32, weights of the sum by which the deltas of all other tokens move.
             delta: [T, C] X_L - X_0 of each token when it was last computed.
             keys: Per layer [heads, T, head_dim].
             values: Per layer [heads, T, head_dim].
@@ -195,9 +207,16 @@ class GateEncoder(VisionEncoder):
             values_out.append(put_rows(value, rows, v))
             x = x + layer.attend(q, keys_out[-1], values_out[-1])
             x = x + layer.mlp(x)
-        features = put_rows(start + delta, (indices,), x)
+        old, new = take_rows(delta, indices), x - take_rows(start, indices)
+        gain, drift = shares
+        moved = (drift[:, None] * (new - old).float()).sum(0, keepdim=True)
+        # The only operator that reads the whole delta: a runtime may write the new one into the same memory.
+        followed = delta + moved.to(delta.dtype)
+        features = put_rows(start + followed, (indices,), x)
+        share = gain[:, None].to(delta.dtype)
+        kept = put_rows(followed, (indices,), share * new + (1 - share) * old)
         scores = (score(queries[-1], keys_out[-1]) for score in self.scores)
-        return features, *scores, features - start, *keys_out, *values_out
+        return features, *scores, kept, *keys_out, *values_out
 
 
 class RankingEncoder(VisionEncoder):

@@ -13,13 +13,14 @@ from stc_export.pipeline.bench.series import Measured, Series, Step, compare, co
 from stc_export.pipeline.bench.video import Scene
 from stc_export.pipeline.operations import frame_macs, llm_macs, vit_macs
 from stc_export.spec.interface import session_graphs
-from stc_export.spec.manifest import SELECTION_INPUTS, Manifest
+from stc_export.spec.manifest import Manifest
 from stc_export.spec.memory import BUDGET_COSTS
 from stc_export.spec.policy import SELECTIONS, GatePolicy, Policy, PrunerPolicy, Selection
 from stc_export.spec.progress import Progress
 from stc_runtime.backends.store import Tensor
 from stc_runtime.dtypes import narrowed
-from stc_runtime.encoder import FeatureCache
+from stc_runtime.encoder import FeatureCache, selection_feeds
+from stc_runtime.gate import Decision
 from stc_runtime.language import StreamMemory
 from stc_runtime.model import Model
 from stc_runtime.preprocess import Resizer
@@ -87,7 +88,7 @@ class VitPasses:
         variants = session_graphs(chosen)
         graph = model.manifest.graph("vit", variants["vit"])
         self._engine = model.engine("vit", variants["vit"])
-        self._input = SELECTION_INPUTS[selection]
+        self._selection: Selection = selection
         self._cache = FeatureCache(graph, chosen, model.backend)
         gate, resize = model.engine("cacher_gate", variants["cacher_gate"]), Resizer(model.manifest.preprocess)
         first = {"frame": resize(frames[0]), "reference": self._cache.reference}
@@ -120,7 +121,8 @@ class VitPasses:
         return run
 
     def _run(self, embeddings: Tensor, indices: NDArray[np.int64]) -> None:
-        feeds = {"patch_embeddings": embeddings, self._input: indices, **self._cache.feeds()}
+        chosen = selection_feeds(self._selection, Decision.overwriting("selective", indices))
+        feeds = {"patch_embeddings": embeddings, **chosen, **self._cache.feeds()}
         self._engine.run(feeds, self._cache.outputs())
 
 

@@ -125,7 +125,8 @@ def test_of_a_frame_only_what_the_host_decides_goes_up_and_what_it_reads_comes_d
     entry = bundle.manifest.pruner(pruner.method).history_width
     slots = bucket_for(stream.remembered_tokens + 24, 1024)
     history = 4 * pruner.history * (entry + 1)
-    up = 3 * vision.image_size**2 + vision.tokens * 8 + history + 8 * kept  # to the ViT and the pruner
+    told = 8 + 4 + 4  # of each token: its number, gain and drift
+    up = 3 * vision.image_size**2 + vision.tokens * told + history + 8 * kept  # to the ViT and the pruner
     up += 4 + 4 * kept * text.width + 8 * kept + 4 * slots  # alpha of the pruner; to the LLM
     down = 4 * (vision.tokens + 3) + 4 * kept * text.width + 8 * kept + 4 * entry + 4 * text.vocab
     assert moved[-1] == (up, down)

@@ -11,7 +11,7 @@ from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from stc_export.reference.metrics import METRICS, cosine
-from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, full_pass
+from stc_export.reference.vision import SELECTIVE_PASSES, FrameCache, carried, full_pass
 from stc_export.spec.policy import Metric, Selection
 from tests.reference import selective_vit as plain
 
@@ -103,6 +103,20 @@ def test_gate_pass_equals_the_plain_one_twice_in_a_row(siglip: SiglipEncoder) ->
         torch.testing.assert_close(
             done.last_layer.keys, torch.stack(state.keys[-1].chunk(HEADS, -1)).mean(dim=0), **CLOSE
         )
+
+
+def test_gain_and_drift_equal_the_plain_ones_twice_in_a_row(siglip: SiglipEncoder) -> None:
+    first, second = two_frames()
+    cache = full_pass(siglip.layers, first).cache
+    state = plain.gate_state(plain.full(plain_encoder(siglip), first)[1])
+    for indices in (torch.tensor([3, 9, 24]), torch.arange(25), torch.tensor([0, 9])):
+        gain, drift = torch.rand((2, len(indices)), generator=torch.Generator().manual_seed(len(indices)))
+        expected, state = plain.gate(plain_encoder(siglip), second, state, indices, plain.Shares(gain, drift))
+        done = SELECTIVE_PASSES["gate"](siglip.layers, second, cache, indices, cosine)
+        done = carried(done, second, cache, indices, gain, drift)
+        cache = done.cache
+        torch.testing.assert_close(done.features, expected, **CLOSE)
+        torch.testing.assert_close(cache.delta, state.delta, **CLOSE)
 
 
 def test_a_pass_leaves_the_cache_that_it_got_as_it_was(siglip: SiglipEncoder) -> None:

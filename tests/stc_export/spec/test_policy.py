@@ -51,6 +51,8 @@ ANY_POLICY = st.builds(
         COUNT,
         OPEN_SHARE,
         st.sampled_from(METRIC_NAMES),
+        OPEN_SHARE,
+        SHARE,
     ),
     pruner=st.sampled_from(["fixed", "vidcom2", "dtd", "evs", "dycoke"]).flatmap(
         lambda budget: st.builds(
@@ -76,8 +78,8 @@ POLICY = ANY_POLICY.filter(lambda parts: parts["gate"].mode != "adaptive" or par
     lambda parts: Policy(**parts)
 )
 #: Key, a value just outside the range, and what is said about it.
-SHARES = ("gate.cut", "gate.floor", "pruner.alpha", "pruner.threshold")
-OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "pruner.keep")
+SHARES = ("gate.cut", "gate.floor", "cacher.drift", "pruner.alpha", "pruner.threshold")
+OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "cacher.gain", "pruner.keep")
 LEASTS = (
     ("gate.max_interval", 1),
     ("gate.bucket", 1),

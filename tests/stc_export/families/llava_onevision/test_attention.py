@@ -10,8 +10,10 @@ import torch
 from torch.nn.functional import interpolate
 
 from stc_calib.pictures import real_frames
-from stc_export.spec.manifest import SELECTION_INPUTS, read_manifest
+from stc_export.spec.manifest import read_manifest
 from stc_export.spec.policy import SELECTIONS
+from stc_runtime.encoder import selection_feeds
+from stc_runtime.gate import Decision
 from tests.reference import selective_vit as reference
 from tests.reference.pruners import visionzip
 from tests.stc_export.families.llava_onevision.model import Pair, pixels, relative_error
@@ -49,7 +51,11 @@ def attention(pair: Pair, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
 def test_full_pass_gives_the_attention_of_transformers_and_the_same_features(whole: Pair, selection: str) -> None:
     frame, patches = real_frames(70)[0], embedded(whole, real_frames(70)[0])
     indices = np.arange(len(patches), dtype=np.int64)
-    feeds = {"patch_embeddings": patches, SELECTION_INPUTS[selection]: indices, **empty_state(whole, selection)}
+    feeds = {
+        "patch_embeddings": patches,
+        **selection_feeds(selection, Decision.overwriting("full", indices)),
+        **empty_state(whole, selection),
+    }
     found = whole.run("vit", selection, feeds)
     assert relative_error(found["attention"], attention(whole, frame)) <= TOLERANCE
     assert relative_error(found["features"], features(whole, frame)) <= TOLERANCE

@@ -11,6 +11,8 @@ import torch
 from stc_calib.pictures import real_frames
 from stc_export.spec.interface import in_place
 from stc_export.spec.manifest import SELECTION_INPUTS
+from stc_runtime.encoder import selection_feeds
+from stc_runtime.gate import Decision
 from tests.stc_export.families.llava_onevision.model import Pair, pixels, relative_error
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def empty_state(pair: Pair, selection: str) -> dict[str, NDArray[Any]]:
 
 def full_pass(pair: Pair, selection: str, patches: NDArray[Any], state: dict[str, Any]) -> dict[str, NDArray[Any]]:
     tokens = np.arange(len(patches), dtype=np.int64)
-    feeds = {"patch_embeddings": patches, SELECTION_INPUTS[selection]: tokens, **state}
+    feeds = {"patch_embeddings": patches, **selection_feeds(selection, Decision.overwriting("full", tokens)), **state}
     return pair.run("vit", selection, feeds)
 
 

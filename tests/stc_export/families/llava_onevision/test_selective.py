@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from stc_export.spec.interface import metric_variant
-from stc_export.spec.manifest import SELECTION_INPUTS, read_manifest
+from stc_export.spec.manifest import read_manifest
 from stc_export.spec.policy import METRIC_NAMES, SELECTIONS
 from stc_runtime.backends.ort import OrtBackend
+from stc_runtime.encoder import selection_feeds
+from stc_runtime.gate import Decision
 from tests.reference import selective_vit as reference
 from tests.stc_export.families.llava_onevision.model import relative_error, scene
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stc_export.spec.policy import Metric
+    from stc_export.spec.policy import Metric, Selection
     from stc_runtime.backends.base import Engine
 
 TOLERANCE = 1e-4
@@ -83,14 +85,16 @@ class Plain:
         self.subject, self.selection, self.update, self.metric = subject, selection, update, metric
         self.state: Any = None
 
-    def encode(self, patches: NDArray[np.float32], indices: NDArray[np.int64]) -> torch.Tensor:
+    def encode(
+        self, patches: NDArray[np.float32], indices: NDArray[np.int64], shares: reference.Shares | None = None
+    ) -> torch.Tensor:
         encoder, x0 = self.subject.encoder, torch.from_numpy(patches).double() + self.subject.position
         if self.state is None:
             features, layers = reference.full(encoder, x0)
             self.state = reference.gate_state(layers) if self.selection == "gate" else layers
             return features
         if self.selection == "gate":
-            features, state = reference.gate(encoder, x0, self.state, torch.from_numpy(indices))
+            features, state = reference.gate(encoder, x0, self.state, torch.from_numpy(indices), shares)
         else:
             ranked = reference.per_layer if self.selection == "per_layer" else reference.shared
             features, state, _ = ranked(encoder, x0, self.state, len(indices), self.metric)
@@ -117,13 +121,17 @@ class Plain:
 class Graph:
     """The exported graph with its state, as the runtime carries it."""
 
-    def __init__(self, subject: Subject, selection: str, update: str, metric: Metric = "cosine") -> None:
+    def __init__(self, subject: Subject, selection: Selection, update: str, metric: Metric = "cosine") -> None:
         self.engine = subject.engine("vit", metric_variant(selection, metric))
         self.selection, self.update = selection, update
         self.state = subject.empty(selection)
 
     def encode(self, patches: NDArray[np.float32], indices: NDArray[np.int64], *, full: bool = False) -> NDArray[Any]:
-        feeds = {"patch_embeddings": patches, SELECTION_INPUTS[self.selection]: indices, **self.state}
+        return self.follow(patches, Decision.overwriting("selective", indices), full=full)
+
+    def follow(self, patches: NDArray[np.float32], decision: Decision, *, full: bool = False) -> NDArray[Any]:
+        indices = decision.indices
+        feeds = {"patch_embeddings": patches, **selection_feeds(self.selection, decision), **self.state}
         outputs = self.engine.run(feeds, {})
         features = outputs.pop("features")
         self.attention = outputs.pop("attention", None)
@@ -195,7 +203,8 @@ def test_state_written_in_place_equals_state_in_buffers_of_its_own(
     for number, (embeddings, order) in enumerate(scene_frames):
         patches = np.ascontiguousarray(embeddings, dtype)
         indices = np.sort(order[: 25 if number == 0 else 7])
-        call = {"patch_embeddings": patches, SELECTION_INPUTS[selection]: indices}
+        decision = Decision("selective", indices, np.full(len(indices), 0.5, "f"), np.full(len(indices), 0.1, "f"))
+        call = {"patch_embeddings": patches, **selection_feeds(selection, decision)}
         outputs = engine.run({**call, **apart}, {})
         features = np.zeros_like(patches)
         into = {name.removesuffix("_in") + "_out": array for name, array in inside.items()}
@@ -229,3 +238,19 @@ def test_order_of_the_indices_does_not_matter(tiny_checkpoint: Path, tiny_bundle
         graph.encode(first, np.arange(25, dtype=np.int64))
         results.append(graph.encode(second, indices))
     assert relative_error(results[1], results[0]) <= 1e-6
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("count", [1, 7, 24, 25])
+def test_gain_and_drift_over_a_scene_follow_the_reference(subject: Subject, update: str, count: int) -> None:
+    plain, graph = Plain(subject, "gate", update), Graph(subject, "gate", update)
+    random = np.random.default_rng(count)
+    for number, (patches, order) in enumerate(subject.frames(FRAMES)):
+        indices = np.arange(25, dtype=np.int64) if number == 0 else np.sort(order[:count])
+        gain, drift = random.random((2, len(indices)), np.float32)
+        if number == 0:
+            gain[:], drift[:] = 1, 0
+        expected = plain.encode(patches, indices, reference.Shares(torch.from_numpy(gain), torch.from_numpy(drift)))
+        found = graph.follow(patches, Decision("selective", indices, gain, drift), full=number == 0)
+        assert relative_error(found, expected) <= TOLERANCE, number
+        assert relative_error(graph.state["delta_in"], plain.arrays()["delta_in"]) <= TOLERANCE, number
