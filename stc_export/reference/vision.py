@@ -151,13 +151,16 @@ def carried(done: Pass, start: Tensor, before: FrameCache, indices: Tensor, gain
         indices: Tokens that were recomputed, int64 [R].
         gain: Share of the new delta in what is cached of each, float32 [R].
         drift: Weights of the sum by which all other tokens move, float32 [R].
+
+    What is not finite has no part in it, so that a frame whose numbers overflowed does not stay in the cache.
     """
     old, new = before.delta[indices], done.cache.delta[indices]
-    moved = (drift[:, None] * (new - old).float()).sum(0).to(old.dtype)
+    step = (new - old).float()
+    moved = (drift[:, None] * torch.where(step.isfinite(), step, 0.0)).sum(0).to(old.dtype)
     share = gain[:, None].to(old.dtype)
     followed = before.delta + moved
     features = _mix(start + followed, done.features[indices], indices)
-    kept = _mix(followed, share * new + (1 - share) * old, indices)
+    kept = _mix(followed, share * new + (1 - share) * torch.where(old.isfinite(), old, new), indices)
     return replace(done, features=features, cache=replace(done.cache, delta=kept))
 
 

@@ -132,6 +132,11 @@ def head_rows(indices: Any, heads: int) -> tuple[Any, Any]:
     return first[:, None].expand(shape), indices[None, :].expand(shape)
 
 
+def finite_or(x: Any, other: Any) -> Any:
+    """Return x, and ``other`` where it is infinite or no number: what overflowed once must not stay in a cache."""
+    return torch.where(x.float().abs() <= torch.finfo(torch.float32).max, x, other)
+
+
 @dataclass(frozen=True)
 class EncoderParts:
     """What differs between the forms of a ``vit`` graph.
@@ -209,12 +214,12 @@ class GateEncoder(VisionEncoder):
             x = x + layer.mlp(x)
         old, new = take_rows(delta, indices), x - take_rows(start, indices)
         gain, drift = shares
-        moved = (drift[:, None] * (new - old).float()).sum(0, keepdim=True)
+        moved = (drift[:, None] * finite_or(new - old, 0.0).float()).sum(0, keepdim=True)
         # The only operator that reads the whole delta: a runtime may write the new one into the same memory.
         followed = delta + moved.to(delta.dtype)
         features = put_rows(start + followed, (indices,), x)
         share = gain[:, None].to(delta.dtype)
-        kept = put_rows(followed, (indices,), share * new + (1 - share) * old)
+        kept = put_rows(followed, (indices,), share * new + (1 - share) * finite_or(old, new))
         scores = (score(queries[-1], keys_out[-1]) for score in self.scores)
         return features, *scores, kept, *keys_out, *values_out
 

@@ -119,6 +119,18 @@ def test_gain_and_drift_equal_the_plain_ones_twice_in_a_row(siglip: SiglipEncode
         torch.testing.assert_close(cache.delta, state.delta, **CLOSE)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_overflowed_is_not_carried(siglip: SiglipEncoder, bad: float) -> None:
+    first, second = two_frames()
+    cache = full_pass(siglip.layers, first).cache
+    cache.delta[7] = bad
+    done, everything = full_pass(siglip.layers, second), torch.arange(25)
+    after = carried(done, second, cache, everything, torch.full((25,), 0.75), torch.zeros(25))
+    assert torch.equal(after.cache.delta[7], done.cache.delta[7])
+    assert after.cache.delta.isfinite().all()
+    assert torch.equal(after.features, done.features)
+
+
 def test_a_pass_leaves_the_cache_that_it_got_as_it_was(siglip: SiglipEncoder) -> None:
     first, second = two_frames()
     for run in SELECTIVE_PASSES.values():

@@ -254,3 +254,29 @@ def test_gain_and_drift_over_a_scene_follow_the_reference(subject: Subject, upda
         found = graph.follow(patches, Decision("selective", indices, gain, drift), full=number == 0)
         assert relative_error(found, expected) <= TOLERANCE, number
         assert relative_error(graph.state["delta_in"], plain.arrays()["delta_in"]) <= TOLERANCE, number
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_overflowed_does_not_stay_in_the_cache_nor_spread(
+    tiny_checkpoint: Path, tiny_bundle: Path, bad: float
+) -> None:
+    subject = Subject.open(tiny_checkpoint, tiny_bundle)
+    (first, _), (second, order) = subject.frames(2)
+    everything, few = np.arange(25, dtype=np.int64), np.sort(order[:6])
+    graph = Graph(subject, "gate", "rolling")
+    graph.encode(first, everything)
+    clean = {name: array.copy() for name, array in graph.state.items()}
+    lost = few[2]
+    clean["delta_in"][lost] = bad
+    graph.state = {name: array.copy() for name, array in clean.items()}
+    selective = Decision("selective", few, np.ones(6, np.float32), np.full(6, 0.1, np.float32))
+    assert np.isfinite(graph.follow(second, selective)).all()
+    assert np.isfinite(graph.state["delta_in"]).all()
+    graph.state = clean
+    full = Decision("full", everything, np.full(25, 0.75, np.float32), np.zeros(25, np.float32))
+    features = graph.follow(second, full)
+    fresh = Graph(subject, "gate", "rolling")
+    assert relative_error(features, fresh.encode(second, everything)) <= TOLERANCE
+    # Nothing was there to be kept of this token: it is cached as it was computed.
+    assert relative_error(graph.state["delta_in"][lost], fresh.state["delta_in"][lost]) <= TOLERANCE
+    assert np.isfinite(graph.state["delta_in"]).all()
