@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from dinov2 import PASSES, VISION, Cache, DinoV2, Pass, carried, cosine, load
-from fidelity_policies import PAPER_INTERVALS, paper_name, policies
+from fidelity_policies import PAPER_INTERVALS, like, paper_name, policies
 from numpy.typing import NDArray
 
 from examples.real_videos import VIDEOS, RealVideo, fetch, fetch_member
@@ -224,6 +224,19 @@ def paper_at(vision: VisionDims, runs: Iterable[Run], cost: float) -> float:
     return float(np.interp(cost, costs, means))
 
 
+def saved(vision: VisionDims, runs: Iterable[Run], interval: int) -> float:
+    """Return how many times less work than a published interval the default takes at its fidelity.
+
+    Read off the curve of the default over its ``max_interval``: straight lines between its points, and on to dense
+    encoding.
+    """
+    scores = [(one, score(vision, one)) for one in runs]
+    published = next(found for one, found in scores if one.name == paper_name(interval))
+    points = sorted((found.mean, found.cost) for one, found in scores if like(one.policy, Policy()))
+    means, costs = zip(*points, (1.0, 1.0), strict=True)
+    return published.cost / float(np.interp(published.mean, means, costs))
+
+
 def table(vision: VisionDims, runs: Sequence[Run]) -> str:
     """Runs of one clip as a table."""
     lines = [
@@ -329,6 +342,9 @@ def run_clip(model: DinoV2, record: Record, name: str, given: argparse.Namespace
             print(f"{name}: {number} of {len(todo)} policies after {elapsed:.0f} s", file=sys.stderr)
     runs = [one for one in record.runs if one.clip == name]
     print(f"\n{name}, {len(runs[0].modes)} frames\n\n{table(record.vision, runs)}", flush=True)
+    if {"adaptive", *map(paper_name, PAPER_INTERVALS)} <= {one.name for one in runs}:
+        factors = ", ".join(f"{saved(record.vision, runs, n):.2f} (N = {n})" for n in PAPER_INTERVALS)
+        print(f"\nTimes less work at the fidelity of the published intervals: {factors}", flush=True)
     return record
 
 

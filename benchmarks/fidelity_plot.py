@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fidelity import RESULTS, Record, Run, score
-from fidelity_policies import PAPER_INTERVALS, paper_name
+from fidelity_policies import PAPER_INTERVALS, like, paper_name
 
 from stc_export.spec import codec
 from stc_export.spec.dims import VisionDims
@@ -49,19 +48,13 @@ def _draw_clip(axes: Any, vision: VisionDims, runs: dict[str, Run]) -> None:
         (Policy(), _OURS, "adaptive, full every 2 to 16"),
         (_PLAIN, _BEFORE, "the same without carrying over"),
     ):
-        _curve(axes, vision, [run for run in runs.values() if _like(run, policy)], style, label)
+        _curve(axes, vision, [run for run in runs.values() if like(run.policy, policy)], style, label)
     for name in ("adaptive", "fast"):
         found = score(vision, runs[name])
         axes.plot(found.cost, found.mean, _POINTS[1], color=_POINTS[0], markersize=11, zorder=3)
         axes.annotate(name, (found.cost, found.mean), (-6, 5), textcoords="offset points", ha="right")
     axes.grid(alpha=0.3)
     axes.margins(x=0.14, y=0.1)
-
-
-def _like(run: Run, policy: Policy) -> bool:
-    """Whether only the interval of its full frames is another one."""
-    gate = replace(run.policy.gate, max_interval=policy.gate.max_interval)
-    return replace(run.policy, gate=gate) == policy
 
 
 def _curve(axes: Any, vision: VisionDims, runs: list[Run], style: tuple[str, str], label: str) -> None:

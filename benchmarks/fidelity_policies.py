@@ -83,6 +83,12 @@ def _plain() -> Iterator[GatePolicy]:
     yield replace(middle, cut=0.6, max_interval=32, floor=0.0)
 
 
+def like(policy: Policy, other: Policy) -> bool:
+    """Whether only the interval of the adaptive gate's full frames is another one."""
+    gate = replace(policy.gate, max_interval=other.gate.max_interval)
+    return replace(policy, gate=gate) == other
+
+
 def gate_name(gate: GatePolicy) -> str:
     """Name of a setting of the gate."""
     return f"tau={gate.tau:.2f} margin={gate.margin} cut={gate.cut:.1f} floor={gate.floor:.1f} max={gate.max_interval}"

@@ -240,6 +240,19 @@ def test_paper_at_is_on_straight_lines_up_to_dense(fidelity: Any) -> None:
     assert fidelity.paper_at(fidelity.VISION, runs, 0.0) == pytest.approx(0.96)
 
 
+def test_saved_is_read_off_the_curve_of_the_default(fidelity: Any) -> None:
+    published = made_run(fidelity, "paper N=4 R=25%")
+    gate = replace(Policy().gate, max_interval=16)
+    cheap = replace(made_run(fidelity, recomputed=(729, 0, 0)), policy=replace(Policy(), gate=gate))
+    cheap = replace(cheap, name="16", cosines=(1.0, 0.95, 0.9))  # mean .95 for 1/3
+    near = replace(made_run(fidelity), cosines=(1.0, 0.98, 0.96))  # mean .98 for (1 + 182 / 729) / 3
+    other = replace(near, name="other", policy=Policy(gate=GatePolicy(tau=0.5)), cosines=(0.96, 0.96, 0.96))
+    third = (1 + 182 / 729) / 3
+    expected = fidelity.score(fidelity.VISION, published).cost / (1 / 3 + (third - 1 / 3) / 3)  # at .96
+    found = fidelity.saved(fidelity.VISION, [published, near, cheap, other], 4)
+    assert found == pytest.approx(expected)
+
+
 def fresh(fidelity: Any) -> Any:
     environment = read_environment(1, None)
     return fidelity.Record(
