@@ -34,7 +34,7 @@ Frame = NDArray[np.uint8]
 #: Input that says which tokens, or how many -> one of so many tokens is recomputed.
 _SHARES: Mapping[str, int] = {"indices": 4, "carrier": 16}
 #: Input with a number for each token -> that of a full pass, which has nothing cached yet, and of a selective one.
-_TOKEN_SHARES: Mapping[str, tuple[float, float]] = {"gain": (1.0, 0.75), "drift": (0.0, 0.125)}
+_CARRIED: Mapping[str, tuple[float, float]] = {"gain": (1.0, 0.75), "drift": (0.0, 0.125)}
 
 
 def parity_cases(config: LlavaConfig, inputs: ParityInputs) -> Iterator[ParityCase]:
@@ -133,7 +133,7 @@ class _Checker:
         cached = [s for s in graph.inputs if s.name.endswith("_in")]
         state = {s.name: np.zeros([int(d) for d in s.shape], carrier(self.inputs.form.dtype)) for s in cached}
         tokens = np.arange(self.config.dims.vision.tokens, dtype=np.int64)
-        shares = {n: np.full(len(tokens), of_all, np.float32) for n, (of_all, _) in self._shares(graph).items()}
+        shares = {n: np.full(len(tokens), of_all, np.float32) for n, (of_all, _) in self._carried(graph).items()}
         feeds = {"patch_embeddings": self._typed(self.patches[0]), name: tokens, **shares, **state}
         known, given = {"features": self.features, "attention": self.attention}, {s.name for s in graph.outputs}
         yield ParityCase(graph.file, "full", "transformers", feeds, {n: v for n, v in known.items() if n in given})
@@ -141,14 +141,14 @@ class _Checker:
         state = {n.removesuffix("_out") + "_in": cache[n] for n in cache if n.endswith("_out")}
         share = _SHARES[name]
         chosen = self._least_similar(len(tokens) // share or 1)
-        shares = {n: np.full(len(chosen), of_few, np.float32) for n, (_, of_few) in self._shares(graph).items()}
+        shares = {n: np.full(len(chosen), of_few, np.float32) for n, (_, of_few) in self._carried(graph).items()}
         feeds = {"patch_embeddings": self._typed(self.patches[1]), name: chosen, **shares, **state}
         yield ParityCase(graph.file, f"selective {100 // share} %", "module", feeds, self._expected(graph, feeds))
 
     @staticmethod
-    def _shares(graph: GraphDef) -> dict[str, tuple[float, float]]:
+    def _carried(graph: GraphDef) -> dict[str, tuple[float, float]]:
         """What is fed beside the tokens, in a full pass and in a selective one."""
-        return {s.name: _TOKEN_SHARES[s.name] for s in graph.inputs if s.name in _TOKEN_SHARES}
+        return {s.name: _CARRIED[s.name] for s in graph.inputs if s.name in _CARRIED}
 
     def _least_similar(self, count: int) -> NDArray[np.int64]:
         a, b = self.patches

@@ -5,8 +5,7 @@ A selective pass recomputes R of T tokens. R is a dynamic dimension and R = T is
 Selections (STC paper, arXiv 2512.00891, section 3.3; released code lern-to-write/STC):
 
 * ``gate``: the host names the tokens once, from the patch embeddings. Keys are cached like values, so no layer touches
-any
-  other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
+  any other token: per layer only K and V are state, and one tensor [T, C] for the whole encoder, the delta X_L - X_0. A
   token that is not recomputed ends as its current embedding plus the delta of its reference, which is the same as
   adding every layer's cached attention and MLP output (the published rule) without computing in between. Two numbers
   for each recomputed token say how the delta goes on from there (ours): ``gain``, how much of it enters the cache, and
