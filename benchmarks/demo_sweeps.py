@@ -127,7 +127,7 @@ SWEEPS: Mapping[str, Sweep] = {
     "carry": Sweep(
         "what the cache carries over, and how many frames are full",
         named_policies()["adaptive"],
-        ("cacher.gain=1,0.75", "cacher.drift=0,0.4", "gate.max_interval=4,5"),
+        ("cacher.gain=1,0.65", "cacher.drift=0,0.4", "gate.max_interval=4,7"),
     ),
     "precisions": Sweep(
         "the model in few bits, without compression and with the default policy",

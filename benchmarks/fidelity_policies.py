@@ -44,43 +44,35 @@ def _ours() -> Iterator[tuple[str, Policy]]:
     named = named_policies()
     for name in ("adaptive", "fast"):
         yield name, named[name]
-    for policy in (*_carrying(), *_parts()):
+    for policy in (*_carrying(), *_parts(), *_plain()):
         if policy not in named.values():
-            yield f"{gate_name(policy.gate)} gain={policy.cacher.gain:g} drift={policy.cacher.drift:g}", policy
-    for gate in (*_margins(), *_plain()):
-        yield gate_name(gate), Policy(gate=gate, cacher=_OVERWRITING)
+            yield our_name(policy), policy
 
 
 def _carrying() -> Iterator[Policy]:
-    """With the neighbours of changed tokens and what the cache carries over."""
-    yield from (Policy(gate=_margin(0.9, interval)) for interval in (2, 3, 4, 5, 6, 8, 16))
-    yield from (Policy(gate=_margin(0.8, interval)) for interval in (4, 8, 16))
+    """With other intervals than those that have a name."""
+    named = named_policies()
+    for name, intervals in (("adaptive", (2, 3, 4, 5, 7, 10, 16)), ("fast", (4, 8, 16))):
+        yield from (_every(named[name], interval) for interval in intervals)
 
 
 def _parts() -> Iterator[Policy]:
-    """Each half of what is carried over, and neither."""
+    """The default without a part of it: gain, drift, both (a curve), warm-up."""
     default = Policy()
-    for gain, drift in ((default.cacher.gain, 0.0), (1.0, default.cacher.drift), (1.0, 0.0)):
-        yield replace(default, cacher=CacherPolicy(gain=gain, drift=drift))
+    yield replace(default, cacher=replace(default.cacher, gain=1.0))
+    yield replace(default, cacher=replace(default.cacher, drift=0.0))
+    yield from (_every(replace(default, cacher=_OVERWRITING), interval) for interval in (2, 4, 7, 16))
+    yield replace(default, gate=replace(default.gate, warmup=1))
 
 
-def _margins() -> Iterator[GatePolicy]:
-    """With the neighbours of changed tokens, and nothing carried over."""
-    yield from (_margin(tau, interval) for interval in (2, 4, 8, 16) for tau in (0.8, 0.9))
+def _plain() -> Iterator[Policy]:
+    """Without margin and warm-up, nothing carried over; a least share of recomputed tokens in place of the margin."""
+    gate = GatePolicy(margin=0, floor=0.1, max_interval=8, warmup=1)
+    yield from (Policy(gate=replace(gate, tau=tau), cacher=_OVERWRITING) for tau in (0.9, 0.95, 0.98))
 
 
-def _margin(tau: float, interval: int) -> GatePolicy:
-    return GatePolicy(tau=tau, margin=1, cut=0.4, floor=0.0, max_interval=interval)
-
-
-def _plain() -> Iterator[GatePolicy]:
-    """Without a margin."""
-    middle = GatePolicy(tau=0.95, margin=0, cut=0.4, floor=0.1, max_interval=8)
-    yield from (replace(middle, tau=tau) for tau in (0.85, 0.9, 0.95, 0.97, 0.98, 0.99))
-    yield from (replace(middle, max_interval=interval) for interval in (4, 16, 32))
-    yield from (replace(middle, floor=floor) for floor in (0.0, 0.2))
-    yield from (replace(middle, cut=cut) for cut in (0.2, 0.6))
-    yield replace(middle, cut=0.6, max_interval=32, floor=0.0)
+def _every(policy: Policy, interval: int) -> Policy:
+    return replace(policy, gate=replace(policy.gate, max_interval=interval))
 
 
 def like(policy: Policy, other: Policy) -> bool:
@@ -89,9 +81,13 @@ def like(policy: Policy, other: Policy) -> bool:
     return replace(policy, gate=gate) == other
 
 
-def gate_name(gate: GatePolicy) -> str:
-    """Name of a setting of the gate."""
-    return f"tau={gate.tau:.2f} margin={gate.margin} cut={gate.cut:.1f} floor={gate.floor:.1f} max={gate.max_interval}"
+def our_name(policy: Policy) -> str:
+    """Name of a setting of the adaptive gate and of what the cache carries over."""
+    gate, cacher = policy.gate, policy.cacher
+    return (
+        f"tau={gate.tau:.2f} margin={gate.margin} floor={gate.floor:.1f} max={gate.max_interval} "
+        f"warmup={gate.warmup} gain={cacher.gain:g} drift={cacher.drift:g}"
+    )
 
 
 def _fixed(selection: Selection, interval: int) -> Policy:

@@ -95,7 +95,7 @@ def _adaptive(policy: Policy, state: GateState, similarity: NDArray[np.float32])
     if np.count_nonzero(changed) / tokens > gate.cut:
         return _full(tokens)
     needed = _with_margin(changed, gate.margin)
-    if state.frames_since_full + 1 >= gate.max_interval:
+    if state.frames < gate.warmup or state.frames_since_full + 1 >= gate.max_interval:
         gain = np.where(needed, 1.0, policy.cacher.gain).astype(np.float32)
         return replace(_full(tokens), gain=gain)
     if not changed.any():

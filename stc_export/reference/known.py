@@ -9,7 +9,7 @@ from stc_export.spec.errors import UnsupportedError
 from stc_export.spec.policy import Policy
 
 _KNOWN: Mapping[str, frozenset[str]] = {
-    "gate": frozenset({"mode", "tau", "margin", "cut", "floor", "max_interval", "bucket"}),
+    "gate": frozenset({"mode", "tau", "margin", "cut", "floor", "max_interval", "warmup", "bucket"}),
     "cacher": frozenset({"selection", "update", "interval", "update_ratio", "metric", "gain", "drift"}),
     "pruner": frozenset({"method", "keep", "alpha", "history", "seed", "budget", "threshold"}),
     "memory": frozenset({"kv_tokens", "answer_tokens", "positions", "frames"}),

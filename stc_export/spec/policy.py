@@ -50,16 +50,19 @@ class GatePolicy:
         cut: A frame with a larger share of changed tokens, margins apart, is encoded fully: a scene cut. In [0, 1].
         floor: A selective frame recomputes at least this share of its tokens. In [0, 1].
         max_interval: At least one of so many consecutive frames is encoded fully. At least 1.
+        warmup: The first so many frames of a stream are encoded fully: the first of a video can be coded worse than the
+            rest, and what is cached of it then misleads. At least 1.
         bucket: A selective frame recomputes a multiple of so many tokens, so that an engine sees few sizes: a CUDA
             graph stands for each. At least 1.
     """
 
     mode: GateMode = "adaptive"
-    tau: float = 0.9
+    tau: float = 0.88
     margin: int = 1
     cut: float = 0.4
     floor: float = 0.0
-    max_interval: int = 5
+    max_interval: int = 7
+    warmup: int = 2
     bucket: int = 1
 
 
@@ -88,7 +91,7 @@ class CacherPolicy:
     interval: int = 4
     update_ratio: float = 0.25
     metric: Metric = "cosine"
-    gain: float = 0.75
+    gain: float = 0.65
     drift: float = 0.4
 
 
@@ -169,6 +172,7 @@ class Policy:
         _check_keep(self.pruner)
         _check_count("gate.margin", self.gate.margin, 0)
         _check_count("gate.max_interval", self.gate.max_interval, 1)
+        _check_count("gate.warmup", self.gate.warmup, 1)
         _check_count("gate.bucket", self.gate.bucket, 1)
         _check_count("cacher.interval", self.cacher.interval, 1)
         _check_count("pruner.history", self.pruner.history, 1)
@@ -192,7 +196,7 @@ def named_policies() -> Mapping[str, Policy]:
     """
     return {
         "adaptive": Policy(),
-        "fast": Policy(gate=GatePolicy(tau=0.8, max_interval=8)),
+        "fast": Policy(gate=GatePolicy(tau=0.8, max_interval=16)),
         "paper": Policy(
             gate=GatePolicy(mode="paper"),
             cacher=CacherPolicy(selection="per_layer", update="reference", interval=2, update_ratio=0.25),

@@ -97,7 +97,7 @@ def test_film_with_the_adaptive_policy_uses_all_modes_and_counts_add_up(tiny_mod
 
 
 def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(max_interval=8)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(max_interval=8, warmup=1)))
     (frame,) = scene(1)
     sizes, reports = [], []
     for second in range(24):
@@ -111,7 +111,7 @@ def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
 
 
 def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0, warmup=1)))
     (frame,) = scene(1)
     changed = frame.copy()
     changed[:12, :12] = 255 - changed[:12, :12]  # inside the first of 5 x 5 patches
@@ -120,7 +120,7 @@ def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Mod
 
 
 def test_report_names_the_recomputed_tokens_of_a_selective_frame_in_raster_order(tiny_model: Model) -> None:
-    session = StreamSession(tiny_model, Policy(gate=GatePolicy(tau=0.95, margin=0)))
+    session = StreamSession(tiny_model, Policy(gate=GatePolicy(tau=0.95, margin=0, warmup=1)))
     (frame,) = scene(1)  # 96 x 128: each of 5 x 5 tokens covers 19.2 x 25.6 pixels
     changed = frame.copy()
     for top, left in ((43, 82), (4, 56)):  # well inside row 2, column 3 and row 0, column 2

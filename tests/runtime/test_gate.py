@@ -21,8 +21,9 @@ similarities = st.lists(
 
 
 def adaptive(**settings: float) -> Policy:
-    """Settings of a gate that does not skip a frame for long, without margin unless it is asked for."""
-    return Policy(gate=dataclasses.replace(GatePolicy(tau=0.95, margin=0, floor=0.1, max_interval=8), **settings))
+    """Settings of a gate that does not skip a frame for long, without margin and warm-up unless they are asked for."""
+    plain = GatePolicy(tau=0.95, margin=0, floor=0.1, max_interval=8, warmup=1)
+    return Policy(gate=dataclasses.replace(plain, **settings))
 
 
 def paper(interval: int, ratio: float) -> Policy:
@@ -142,6 +143,26 @@ def test_decide_adaptive_first_frame_full_whatever_the_similarity() -> None:
 def test_decide_adaptive_still_scene_full_every_max_interval() -> None:
     modes = run(adaptive(max_interval=4), [np.ones(10, np.float32)] * 9)
     assert modes == ["full", "skip", "skip", "skip"] * 2 + ["full"]
+
+
+@given(st.lists(similarities, max_size=30), st.integers(1, 6))
+def test_decide_adaptive_warmup_adds_full_frames_at_the_start_alone(frames: list[np.ndarray], warmup: int) -> None:
+    policy = adaptive(max_interval=1000)
+    modes = run(dataclasses.replace(policy, gate=dataclasses.replace(policy.gate, warmup=warmup)), frames)
+    assert modes[:warmup] == ["full"] * len(frames[:warmup])
+    assert modes[warmup:] == run(policy, frames)[warmup:]
+
+
+def test_decide_adaptive_warmup_is_a_full_frame_from_which_the_interval_counts() -> None:
+    modes = run(adaptive(max_interval=4, warmup=3), [np.ones(10, np.float32)] * 11)
+    assert modes == ["full"] * 3 + ["skip"] * 3 + ["full"] + ["skip"] * 3 + ["full"]
+
+
+def test_decide_adaptive_warmup_keeps_a_part_of_what_did_not_change() -> None:
+    similarity = np.array([0.0, 1.0, 1.0, 1.0], np.float32)
+    policy = dataclasses.replace(adaptive(cut=0.5, warmup=2), cacher=CacherPolicy(gain=0.25))
+    decision, _ = decide(policy, SEEN, similarity)
+    assert (decision.mode, decision.gain.tolist()) == ("full", [1.0, 0.25, 0.25, 0.25])
 
 
 @given(st.lists(similarities, max_size=30), st.integers(1, 6))

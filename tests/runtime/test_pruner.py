@@ -78,7 +78,7 @@ def test_random_with_the_largest_seed_of_a_policy_file_runs(tiny_model: Model) -
 
 
 def test_random_skipped_frames_draw_nothing(tiny_model: Model) -> None:
-    policy = Policy(pruner=PrunerPolicy(method="random", keep=0.4))
+    policy = Policy(gate=GatePolicy(warmup=1), pruner=PrunerPolicy(method="random", keep=0.4))
     moving = scene(3)
     with StreamSession(tiny_model, policy) as session:
         reports = [session.push(frame, 0.0) for frame in (moving[0], moving[0], 255 - moving[1], 255 - moving[1])]

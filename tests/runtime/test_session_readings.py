@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stc_export.spec.errors import SessionStateError
-from stc_export.spec.policy import Policy, named_policies
+from stc_export.spec.policy import GatePolicy, Policy, named_policies
 from stc_runtime import Model, StreamSession
 from stc_runtime.encoder import selection_feeds
 from stc_runtime.gate import Decision
@@ -56,7 +56,7 @@ def test_features_of_a_selective_frame_differ_from_the_dense_ones(workshop: Work
 
 def test_features_that_were_read_are_a_copy_and_a_skipped_frame_keeps_them(workshop: Workshop) -> None:
     (frame,) = scene(1)
-    with workshop.session(Policy()) as session:
+    with workshop.session(Policy(gate=GatePolicy(warmup=1))) as session:
         session.push(frame, 0.0)
         first = session.features
         kept = first.copy()

@@ -31,7 +31,7 @@ def answer(session: StreamSession, question: str = "What moves?", **options: obj
 
 
 def test_still_scene_is_skipped_and_changed_patches_are_recomputed(model: Model) -> None:
-    session = StreamSession(model, Policy(gate=GatePolicy(margin=0)))
+    session = StreamSession(model, Policy(gate=GatePolicy(margin=0, warmup=1)))
     (frame,) = scene(1)
     changed = frame.copy()
     changed[40:60, 40:60] = 255 - changed[40:60, 40:60]

@@ -42,6 +42,7 @@ ANY_POLICY = st.builds(
         cut=SHARE,
         floor=SHARE,
         max_interval=COUNT,
+        warmup=COUNT,
         bucket=COUNT,
     ),
     cacher=st.builds(
@@ -82,6 +83,7 @@ SHARES = ("gate.cut", "gate.floor", "cacher.drift", "pruner.alpha", "pruner.thre
 OPEN_SHARES = ("gate.tau", "cacher.update_ratio", "cacher.gain", "pruner.keep")
 LEASTS = (
     ("gate.max_interval", 1),
+    ("gate.warmup", 1),
     ("gate.bucket", 1),
     ("gate.margin", 0),
     ("cacher.interval", 1),
