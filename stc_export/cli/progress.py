@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stc_export.cli.output import tell
-from stc_export.cli.text import amount_text
+from stc_export.cli.text import amount_text, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +41,8 @@ class LineProgress:
             now = self._clock()
             if now - said >= HEARTBEAT_S:
                 said = now
-                self.note(f"{name}: {amount_text(done, total, unit)}, {now - started:.0f} s so far")
+                passed, told = now - started, amount_text(done, total, unit)
+                self.note(f"{name}: {told}, {passed:.0f} s so far{_left(done, total, passed)}")
 
         yield advance
         self.note(_finished(name, done, unit, self._clock() - started))
@@ -63,7 +64,7 @@ class BarProgress:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self._console = Console(file=stream)
         self._bars = Progress(
@@ -71,6 +72,7 @@ class BarProgress:
             BarColumn(),
             TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=self._console,
             transient=True,
             redirect_stdout=False,  # rich would send answers to the console of the bars
@@ -128,6 +130,13 @@ def make_progress() -> LineProgress | BarProgress:
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return BarProgress(sys.stderr)
     return LineProgress()
+
+
+def _left(done: int, total: int | None, passed: float) -> str:
+    """How long a stage will take from here, at its speed so far."""
+    if total is None or not 0 < done < total:
+        return ""
+    return f", about {duration_text(passed / done * (total - done))} left"
 
 
 def _finished(name: str, done: int, unit: str, seconds: float) -> str:

@@ -30,6 +30,15 @@ def ms_text(ms: float) -> str:
     return f"{ms:.3g} ms" if ms < 999.5 else f"{ms / 1000:.3g} s"
 
 
+def duration_text(seconds: float) -> str:
+    """Return a time in the unit that gives it one or two digits before the point, e.g. ``38 s`` or ``1.7 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def amount_text(done: int, total: int | None, unit: str) -> str:
     """Return how much of a stage is done, e.g. ``3 of 8 frames``, ``12 MB of 1.2 GB`` or ``3 frames``."""
     if unit == "B":

@@ -176,7 +176,8 @@ def _check_count(settings: Sequence[Setting], most: int) -> None:
     if len(settings) > most:
         raise UsageError(
             f"--sweep asks for {len(settings)} runs with the baseline, at most {most} are allowed.",
-            f"Sweep fewer values, or allow more with --max-runs {len(settings)}.",
+            f"Sweep fewer values, or allow more with --max-runs {len(settings)}: once it runs, progress says how long "
+            "it will take, and nothing is lost when it is stopped.",
         )
 
 

@@ -34,10 +34,29 @@ def test_lines_long_stage_says_so_every_ten_seconds(capsys: pytest.CaptureFixtur
         for _ in range(4):
             advance(1)
     assert capsys.readouterr().err.splitlines() == [
-        "frames: 2 of 9 frames, 11 s so far",
-        "frames: 4 of 9 frames, 22 s so far",
+        "frames: 2 of 9 frames, 11 s so far, about 38 s left",
+        "frames: 4 of 9 frames, 22 s so far, about 27 s left",
         "frames: 4 frames in 22.0 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("total", "told"),
+    [
+        (None, "clips: 2 clips, 20 s so far"),
+        (2, "clips: 2 of 2 clips, 20 s so far"),
+        (3, "clips: 2 of 3 clips, 20 s so far, about 10 s left"),
+        (11, "clips: 2 of 11 clips, 20 s so far, about 90 s left"),
+        (12, "clips: 2 of 12 clips, 20 s so far, about 2 min left"),
+        (600, "clips: 2 of 600 clips, 20 s so far, about 1.7 h left"),
+    ],
+)
+def test_lines_say_how_long_it_will_take_where_the_end_is_known(
+    total: int | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LineProgress(clock(0.0, 20.0, 30.0)).stage("clips", total, "clips") as advance:
+        advance(2)
+    assert capsys.readouterr().err.splitlines()[0] == told
 
 
 def test_lines_failed_stage_does_not_claim_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
