@@ -110,6 +110,14 @@ def test_still_scene_is_skipped_and_adds_no_tokens(tiny_model: Model) -> None:
     assert check_counts(session, reports) == {"full": 3, "skip": 21}
 
 
+def test_every_stream_of_a_session_begins_with_a_warm_up(tiny_model: Model) -> None:
+    session = StreamSession(tiny_model, Policy())
+    (frame,) = scene(1)
+    for _ in range(2):
+        assert [session.push(frame, float(i)).mode for i in range(4)] == ["full", "full", "skip", "skip"]
+        session.reset()
+
+
 def test_small_change_is_recomputed_where_it_is_and_nothing_else(tiny_model: Model) -> None:
     session = StreamSession(tiny_model, Policy(gate=GatePolicy(margin=0, warmup=1)))
     (frame,) = scene(1)
